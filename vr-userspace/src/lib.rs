@@ -1,1 +1,28 @@
-//! placeholder
+//! The loader of kylin-vr: makes the machine be what `kylin-vr.yaml` says.
+//!
+//! Everything flows one way:
+//!
+//! ```text
+//! file ─config─▶ Config ─desired─▶ Picture ─diff─▶ Diff ─apply─▶ the machine
+//!                                     ▲
+//!                 the machine ─observed
+//! ```
+//!
+//! Only [`apply`] writes. All before it is free of side effects, and all but the readers is pure.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+pub mod apply;
+pub mod cli;
+pub mod config;
+pub mod desired;
+pub mod diff;
+pub mod ebpf;
+pub mod features;
+pub mod instance;
+pub mod lock;
+pub mod netdev;
+pub mod netlink;
+pub mod observed;
+pub mod picture;
+pub mod state;
+pub mod sysctl;

@@ -1,0 +1,204 @@
+//! Whole frames, sent and captured at an interface.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind,
+    recvfrom, send, setsockopt, socket, sockopt,
+};
+
+use crate::netns::Netns;
+use crate::ping::time;
+use crate::socket::LIMIT;
+use crate::view::{View, describe};
+
+/// `PACKET_OUTGOING` of linux/if_packet.h.
+const OUTGOING: u8 = 4;
+
+/// How many of the other frames a message names.
+const NAMED: usize = 12;
+
+/// Captures the frames that come in at an interface, from the moment that this is made.
+///
+/// A frame from a sender that leaves checksums to its device has them unfinished: see
+/// [`Netns::send_plainly`]. VLAN tags are not in the frames, as the kernel takes them off.
+#[derive(Debug)]
+pub struct Capture {
+    socket: OwnedFd,
+    place: String,
+    outgoing: bool,
+}
+
+impl Capture {
+    /// Starts to capture what comes in at `interface` of `ns`.
+    pub fn start(ns: &Netns, interface: &str) -> Result<Capture> {
+        let place = format!("{interface} of {}", ns.name());
+        let socket = ns
+            .run(|| open(interface))
+            .with_context(|| format!("cannot capture at {place}"))?;
+        Ok(Capture {
+            socket,
+            place,
+            outgoing: false,
+        })
+    }
+
+    /// Captures what goes out too.
+    pub fn with_outgoing(mut self) -> Capture {
+        self.outgoing = true;
+        self
+    }
+
+    /// Waits for the first frame with an IPv4 packet that `wanted` is true for.
+    pub fn expect(&self, what: &str, wanted: impl Fn(&View<'_>) -> bool) -> Result<Vec<u8>> {
+        self.expect_within(LIMIT, what, wanted)
+    }
+
+    /// As [`Capture::expect`], with a time limit of one's own.
+    pub fn expect_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&View<'_>) -> bool,
+    ) -> Result<Vec<u8>> {
+        self.frame(limit, what, |frame| {
+            View::of(frame).is_ok_and(|view| wanted(&view))
+        })
+    }
+
+    /// Waits for the first frame, whatever it carries, that `wanted` is true for.
+    pub fn frame(
+        &self,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + limit;
+        let mut others = Vec::new();
+        while let Some(frame) = self.next_until(deadline)? {
+            if wanted(&frame) {
+                return Ok(frame);
+            }
+            others.push(describe(&frame));
+        }
+        let seen = if others.is_empty() {
+            "  nothing".into()
+        } else {
+            list(&others)
+        };
+        bail!(
+            "{what} was not seen at {} within {limit:?}, but:\n{seen}",
+            self.place
+        )
+    }
+
+    /// Checks that for this long no IPv4 packet comes that `unwanted` is true for.
+    pub fn expect_none(
+        &self,
+        during: Duration,
+        what: &str,
+        unwanted: impl Fn(&View<'_>) -> bool,
+    ) -> Result<()> {
+        for frame in self.all(during)? {
+            let seen = View::of(&frame).is_ok_and(|view| unwanted(&view));
+            ensure!(
+                !seen,
+                "{what} was seen at {}: {}",
+                self.place,
+                describe(&frame)
+            );
+        }
+        Ok(())
+    }
+
+    /// All the frames that come within this time, those included that wait already.
+    pub fn all(&self, during: Duration) -> Result<Vec<Vec<u8>>> {
+        let deadline = Instant::now() + during;
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next_until(deadline)? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    /// The next frame, or `None` at the deadline; a frame that waits already then is still returned, within reason.
+    fn next_until(&self, deadline: Instant) -> Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            if Instant::now() > deadline + LIMIT {
+                return Ok(None);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A time-out of nothing would mean to wait for ever.
+            let left = left.max(Duration::from_micros(1));
+            setsockopt(&self.socket, sockopt::ReceiveTimeout, &time(left))?;
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING && !self.outgoing => {}
+                Ok((length, _)) => {
+                    buffer.truncate(length);
+                    return Ok(Some(buffer));
+                }
+                Err(Errno::EAGAIN) if Instant::now() >= deadline => return Ok(None),
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot capture at {}", self.place));
+                }
+            }
+        }
+    }
+}
+
+/// Sends whole frames from `interface` of `ns`, in order.
+pub fn send_frames<F: AsRef<[u8]>>(ns: &Netns, interface: &str, frames: &[F]) -> Result<()> {
+    let place = || format!("cannot send from {interface} of {}", ns.name());
+    let socket = ns.run(|| open(interface)).with_context(place)?;
+    for frame in frames.iter().map(AsRef::as_ref) {
+        let sent = send(socket.as_raw_fd(), frame, MsgFlags::empty());
+        sent.with_context(|| format!("{}: {}", place(), describe(frame)))?;
+    }
+    Ok(())
+}
+
+/// Sends one whole frame from `interface` of `ns`.
+pub fn send_frame(ns: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
+    send_frames(ns, interface, &[frame])
+}
+
+fn open(interface: &str) -> Result<OwnedFd> {
+    let address = getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| Some(*entry.address?.as_link_addr()?))
+        .with_context(|| format!("there is no interface {interface}"))?;
+    debug_assert_eq!(address.family(), Some(AddressFamily::Packet));
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )?;
+    bind(socket.as_raw_fd(), &address)?;
+    // What came in at other interfaces before the bind is not ours; what is left of it is few and is read away.
+    let mut buffer = [0; 1];
+    while recvfrom_now(&socket, &mut buffer) {}
+    Ok(socket)
+}
+
+fn recvfrom_now(socket: &OwnedFd, buffer: &mut [u8]) -> bool {
+    nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).is_ok()
+}
+
+fn list(lines: &[String]) -> String {
+    let mut text: Vec<String> = lines
+        .iter()
+        .take(NAMED)
+        .map(|line| format!("  {line}"))
+        .collect();
+    if lines.len() > NAMED {
+        text.push(format!("  and {} more", lines.len() - NAMED));
+    }
+    text.join("\n")
+}

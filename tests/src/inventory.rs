@@ -1,0 +1,162 @@
+//! What is configured in a namespace, as sorted lines that a test compares before and after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Result;
+use futures::TryStreamExt;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::tc::TcAttribute;
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::netns::Netns;
+
+/// Queueing disciplines that the kernel gives an interface by itself.
+const DEFAULT_QDISCS: [&str; 4] = ["noqueue", "pfifo_fast", "fq_codel", "mq"];
+
+impl Netns {
+    /// The IPv4 addresses of an interface as `address/prefix`, sorted.
+    pub fn addresses(&self, interface: &str) -> Result<Vec<String>> {
+        let start = format!("address {interface} ");
+        Ok(self
+            .inventory()?
+            .iter()
+            .filter_map(|line| Some(line.strip_prefix(&start)?.to_string()))
+            .collect())
+    }
+
+    /// Links with state, MTU and XDP program, queueing disciplines that are not the default, addresses, routes of the
+    /// main table and the forwarding switch: a line each, sorted. TCX programs and iptables rules are not in it.
+    pub fn inventory(&self) -> Result<Vec<String>> {
+        let mut lines = self.netlink(async |handle| {
+            let mut names = Names::default();
+            let mut lines = links(handle, &mut names).await?;
+            lines.extend(qdiscs(handle, &names).await?);
+            lines.extend(addresses(handle, &names).await?);
+            lines.extend(routes(handle, &names).await?);
+            Ok(lines)
+        })?;
+        let forwarding = self.run(|| fs::read_to_string("/proc/sys/net/ipv4/ip_forward"))?;
+        lines.push(format!("forwarding {}", forwarding.trim()));
+        lines.sort();
+        Ok(lines)
+    }
+}
+
+/// The interfaces' names by index.
+#[derive(Default)]
+struct Names(BTreeMap<u32, String>);
+
+impl Names {
+    fn of(&self, index: u32) -> &str {
+        self.0.get(&index).map_or("?", String::as_str)
+    }
+}
+
+async fn links(handle: &Handle, names: &mut Names) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(message) = links.try_next().await? {
+        let (name, line) = link(&message);
+        lines.push(line);
+        names.0.insert(message.header.index, name);
+    }
+    Ok(lines)
+}
+
+fn link(message: &LinkMessage) -> (String, String) {
+    let mut name = String::new();
+    let mut details = String::new();
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name.clone_from(value),
+            LinkAttribute::Mtu(value) => details += &format!(" mtu {value}"),
+            LinkAttribute::Xdp(xdp) => {
+                for part in xdp {
+                    if let LinkXdp::ProgId(id) = part {
+                        details += &format!(" xdp {id}");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let up = if message.header.flags.contains(LinkFlags::Up) {
+        "up"
+    } else {
+        "down"
+    };
+    let line = format!("link {name} {up}{details}");
+    (name, line)
+}
+
+async fn qdiscs(handle: &Handle, names: &Names) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut qdiscs = handle.qdisc().get().execute();
+    while let Some(message) = qdiscs.try_next().await? {
+        for attribute in &message.attributes {
+            if let TcAttribute::Kind(kind) = attribute
+                && !DEFAULT_QDISCS.contains(&kind.as_str())
+            {
+                lines.push(format!(
+                    "qdisc {} {kind}",
+                    names.of(message.header.index as u32)
+                ));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+async fn addresses(handle: &Handle, names: &Names) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        for attribute in &message.attributes {
+            if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
+                let interface = names.of(message.header.index);
+                lines.push(format!(
+                    "address {interface} {address}/{}",
+                    message.header.prefix_len
+                ));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+async fn routes(handle: &Handle, names: &Names) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut routes = handle
+        .route()
+        .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
+        .execute();
+    while let Some(message) = routes.try_next().await? {
+        if message.header.table == RouteHeader::RT_TABLE_MAIN {
+            lines.push(route(&message, names));
+        }
+    }
+    Ok(lines)
+}
+
+fn route(message: &RouteMessage, names: &Names) -> String {
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut details = String::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(to)) => destination = *to,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
+                details += &format!(" via {gateway}");
+            }
+            RouteAttribute::Oif(index) => details += &format!(" dev {}", names.of(*index)),
+            _ => {}
+        }
+    }
+    format!(
+        "route {destination}/{}{details}",
+        message.header.destination_prefix_length
+    )
+}

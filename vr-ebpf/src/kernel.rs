@@ -1,0 +1,292 @@
+//! All that touches the kernel's memory: packets, map values, helpers. No other file of this crate is unsafe.
+
+use core::{arch::asm, ffi::c_void, mem};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{self, __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup},
+    helpers,
+    programs::{TcContext, XdpContext},
+};
+use vr_common::{
+    csum::Delta,
+    layout::{Counter, DONE_MARK},
+    outcome::Outcome,
+    packet::{Packet, ZeroChecksum},
+    path::{NextHop, RouteQuery},
+    wire::eth::{self, Mac},
+};
+
+/// `skb->pkt_type` of a frame to the interface's own MAC (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+
+/// The context pointer of the running program, for helpers.
+pub struct RawContext(*mut c_void);
+
+impl RawContext {
+    #[inline(always)]
+    pub fn of<C: EbpfContext>(ctx: &C) -> Self {
+        Self(ctx.as_ptr())
+    }
+}
+
+/// A packet pointer, of whose value the compiler knows nothing.
+///
+/// The context gives it as 32 bits. A compiler that knows so much sees that `start + at` cannot wrap, derives one bounds
+/// check from another and leaves it out; but the verifier learns only from a check on the very pointer that is read.
+#[inline(always)]
+fn opaque(pointer: usize) -> usize {
+    let same;
+    // SAFETY: copies one register to another. (Without an instruction of its own the statement would give two lines of
+    // the line table one offset, which the kernel refuses.)
+    unsafe { asm!("{same} = {pointer}", same = out(reg) same, pointer = in(reg) pointer, options(pure, nomem, nostack)) };
+    same
+}
+
+/// A place in a packet, if `size` bytes from `at` on lie before `end`.
+#[inline(always)]
+fn place(start: usize, end: usize, at: usize, size: usize) -> Option<usize> {
+    let place = start + at;
+    if place + size > end { None } else { Some(place) }
+}
+
+/// The byte accessors of [`Packet`] over a type with `fn bounds(&self) -> (start, end)`.
+///
+/// The pointers are dereferenced plainly, not by `read_unaligned`, which the BPF back end turns into single
+/// bytes; the kernel's own rule for packets (NET_IP_ALIGN, efficient unaligned access) makes that right, and
+/// the verifier checks it.
+macro_rules! direct_access {
+    () => {
+        #[inline(always)]
+        fn u8(&self, at: usize) -> Option<u8> {
+            let (start, end) = self.bounds();
+            // SAFETY: `place` has checked that the byte lies within the packet; the verifier checks it again.
+            place(start, end, at, 1).map(|place| unsafe { *(place as *const u8) })
+        }
+        #[inline(always)]
+        fn u16(&self, at: usize) -> Option<u16> {
+            let (start, end) = self.bounds();
+            // SAFETY: as for `u8`, with two bytes.
+            place(start, end, at, 2).map(|place| unsafe { *(place as *const u16) })
+        }
+        #[inline(always)]
+        fn u32(&self, at: usize) -> Option<u32> {
+            let (start, end) = self.bounds();
+            // SAFETY: as for `u8`, with four bytes.
+            place(start, end, at, 4).map(|place| unsafe { *(place as *const u32) })
+        }
+        #[inline(always)]
+        fn set_u8(&mut self, at: usize, value: u8) -> Option<()> {
+            let (start, end) = self.bounds();
+            // SAFETY: as for `u8`; this program run is the packet's only owner.
+            place(start, end, at, 1).map(|place| unsafe { *(place as *mut u8) = value })
+        }
+        #[inline(always)]
+        fn set_u16(&mut self, at: usize, value: u16) -> Option<()> {
+            let (start, end) = self.bounds();
+            // SAFETY: as for `set_u8`, with two bytes.
+            place(start, end, at, 2).map(|place| unsafe { *(place as *mut u16) = value })
+        }
+        #[inline(always)]
+        fn set_u32(&mut self, at: usize, value: u32) -> Option<()> {
+            let (start, end) = self.bounds();
+            // SAFETY: as for `set_u8`, with four bytes.
+            place(start, end, at, 4).map(|place| unsafe { *(place as *mut u32) = value })
+        }
+    };
+}
+
+/// The frame that an XDP program sees: its first buffer.
+pub struct Frame {
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { start: opaque(ctx.data()), end: opaque(ctx.data_end()) }
+    }
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+    /// By pointers, so that the verifier learns from it.
+    #[inline(always)]
+    fn holds(&self, until: usize) -> bool {
+        place(self.start, self.end, 0, until).is_some()
+    }
+    direct_access!();
+}
+
+/// The socket buffer that a TC program sees.
+pub struct Skb<'a>(&'a TcContext);
+
+impl<'a> Skb<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        Self(ctx)
+    }
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.0.skb.skb
+    }
+    /// Read anew on every access: every helper that may move the packet makes older pointers invalid.
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (opaque(self.0.data()), opaque(self.0.data_end()))
+    }
+    /// Whether the frame was sent to the interface's own MAC (`PACKET_HOST`).
+    #[inline(always)]
+    pub fn is_to_this_host(&self) -> bool {
+        // SAFETY: the context is valid for the whole run; the verifier knows this field.
+        unsafe { (*self.raw()).pkt_type == PACKET_HOST }
+    }
+    /// Whether it bears a tag with a VLAN other than 0. The kernel has already moved the tag out of the frame,
+    /// and hands the packet to the VLAN's interface only after this hook.
+    #[inline(always)]
+    pub fn is_of_a_vlan(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).vlan_present != 0 && (*self.raw()).vlan_tci & 0x0fff != 0 }
+    }
+    /// Whether it bears a tag at all.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+    #[inline(always)]
+    pub fn is_ipv4(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).protocol == u32::from(eth::IPV4.wire()) }
+    }
+    /// Payload bytes a segment, 0 without GSO (kernel 5.7).
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).gso_size }
+    }
+    /// Index of the interface that it came by; 0 for the host's own.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).ingress_ifindex }
+    }
+    /// Leaves word for TC egress of the next interface.
+    #[inline(always)]
+    pub fn set_done_mark(&mut self) {
+        // SAFETY: as above; TC programs may write this field.
+        unsafe { (*self.raw()).tc_index = u32::from(DONE_MARK) }
+    }
+    /// Whether TC ingress has left word; wipes it.
+    #[inline(always)]
+    pub fn take_done_mark(&mut self) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let done = (*self.raw()).tc_index == u32::from(DONE_MARK);
+            if done {
+                (*self.raw()).tc_index = 0;
+            }
+            done
+        }
+    }
+}
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    /// Pulls bytes out of the buffer's pages if they are not in its linear part. Never from a GSO packet: its
+    /// headers are linear, and the segments of a GRO list would be torn (SKB_GSO_FRAGLIST).
+    #[inline(always)]
+    fn reach(&mut self, until: usize) -> bool {
+        let (start, end) = self.bounds();
+        if place(start, end, 0, until).is_some() {
+            return true;
+        }
+        until <= self.len() && self.gso_size() == 0 && self.0.pull_data(until as u32).is_ok()
+    }
+
+    #[inline(always)]
+    fn update_transport_checksum(&mut self, at: usize, delta: Delta, zero: ZeroChecksum) -> Option<()> {
+        let mut flags = u64::from(BPF_F_PSEUDO_HDR);
+        if zero == ZeroChecksum::MeansNone {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // Size 0 in the flags: `to` is a difference.
+        // SAFETY: a valid context; the helper checks the offset.
+        let rc = unsafe { helpers::generated::bpf_l4_csum_replace(self.raw(), at as u32, 0, u64::from(delta.wsum()), flags) };
+        (rc == 0).then_some(())
+    }
+
+    direct_access!();
+}
+
+/// The interface whose TC program runs.
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for the whole run.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// A map value, copied out, if it is still the one that was looked for (see `AddressEntry::address`).
+#[inline(always)]
+pub fn copy<T: Copy>(value: *const T, is_it: impl FnOnce(&T) -> bool) -> Option<T> {
+    // SAFETY: the pointer comes from a look-up that found something; the kernel keeps the memory until this
+    // program run ends. Another CPU may write it meanwhile, which `is_it` finds out: hence volatile.
+    let value = unsafe { value.read_volatile() };
+    is_it(&value).then_some(value)
+}
+
+/// One more packet of `bytes` bytes.
+#[inline(always)]
+pub fn count(counter: *mut Counter, bytes: u64) {
+    // SAFETY: the pointer is into this CPU's own copy, and a program is not preempted by another run of
+    // itself on the same CPU and hook.
+    unsafe {
+        (*counter).packets += 1;
+        (*counter).bytes += bytes;
+    }
+}
+
+/// Sends the packet out by `ifindex`; returns the action for the program to end with. Frames are bulked since
+/// kernel 5.6 without a device map.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> i64 {
+    // SAFETY: the helper only notes its argument.
+    unsafe { helpers::generated::bpf_redirect(ifindex, 0) }
+}
+
+/// Asks the kernel's FIB and neighbour table.
+#[inline(always)]
+pub fn fib_lookup(ctx: &RawContext, query: &RouteQuery) -> Result<NextHop, Outcome> {
+    const AF_INET: u8 = 2;
+    // SAFETY: plain integers, for which zero is a value.
+    let mut fib: bpf_fib_lookup = unsafe { mem::zeroed() };
+    fib.family = AF_INET;
+    fib.l4_protocol = query.protocol;
+    fib.ifindex = query.ingress;
+    fib.__bindgen_anon_1.tot_len = query.len;
+    fib.__bindgen_anon_2.tos = query.tos;
+    fib.__bindgen_anon_3.ipv4_src = query.source.wire();
+    fib.__bindgen_anon_4.ipv4_dst = query.destination.wire();
+    // SAFETY: a valid context, and a structure of the size that is said.
+    let rc = unsafe { helpers::generated::bpf_fib_lookup(ctx.0, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
+    match rc as u32 {
+        bindings::BPF_FIB_LKUP_RET_SUCCESS => {
+            Ok(NextHop { ifindex: fib.ifindex, destination: Mac::from_octets(fib.dmac), source: Mac::from_octets(fib.smac) })
+        }
+        bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Err(Outcome::NoNeighbour),
+        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
+        _ => Err(Outcome::NotForwarded),
+    }
+}

@@ -1,0 +1,113 @@
+//! Entry points of the data plane: they fetch the packet and its metadata, let `vr_common::path` decide, and
+//! carry out the verdict. Everything that needs `unsafe` is in [`kernel`].
+#![no_std]
+#![no_main]
+// One instruction, in `kernel`; the toolchain that builds this crate allows it (`cargo xtask build`).
+#![feature(asm_experimental_arch)]
+
+mod kernel;
+mod maps;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use kernel::{Frame, Skb};
+use maps::Maps;
+use vr_common::{
+    outcome::{Hook, Outcome},
+    packet::Packet,
+    path::{self, Arrival, Departure, Verdict},
+};
+
+/// XDP ingress for drivers that deliver a frame in one buffer.
+#[xdp]
+pub fn xdp_ingress(ctx: XdpContext) -> u32 {
+    xdp_one(&ctx)
+}
+
+/// XDP ingress for drivers that may deliver a frame in several buffers (jumbo MTU; kernel 5.18 and later). The
+/// headers are always in the first; a packet that does not end there goes to TC.
+#[xdp(frags)]
+pub fn xdp_ingress_mb(ctx: XdpContext) -> u32 {
+    xdp_one(&ctx)
+}
+
+#[inline(always)]
+fn xdp_one(ctx: &XdpContext) -> u32 {
+    let mut frame = Frame::new(ctx);
+    let bytes = frame.len();
+    let maps = Maps::of_xdp(ctx);
+    let (action, outcome) = match path::xdp(&mut frame, &maps, maps.ifindex) {
+        Ok((hop, outcome)) if hop.ifindex == maps.ifindex => (xdp_action::XDP_TX, outcome),
+        Ok((hop, outcome)) => (kernel::redirect(hop.ifindex) as u32, outcome),
+        Err(outcome) => (xdp_action::XDP_PASS, outcome),
+    };
+    maps::count(Hook::Xdp, outcome, bytes);
+    action
+}
+
+/// TC ingress: the complete translation, for what XDP left and for interfaces without XDP.
+#[classifier]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.len();
+    let verdict = if !skb.is_to_this_host() {
+        Verdict::Kernel(Outcome::NotForUs)
+    } else if skb.is_of_a_vlan() {
+        Verdict::Kernel(Outcome::Vlan)
+    } else if !skb.is_ipv4() {
+        Verdict::Kernel(Outcome::NotIpv4)
+    } else {
+        let maps = Maps::of_tc(&ctx);
+        let arrival = Arrival { ifindex: maps.ifindex, gso_size: skb.gso_size(), priority_tagged: skb.is_tagged() };
+        path::tc_ingress(&mut skb, &maps, &arrival)
+    };
+    carry_out(&mut skb, Hook::TcIngress, verdict, bytes)
+}
+
+/// TC egress: the second half of the translation, for what the kernel forwards or says itself.
+#[classifier]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.len();
+    let verdict = if skb.take_done_mark() {
+        Verdict::Kernel(Outcome::AlreadyDone)
+    } else if skb.is_of_a_vlan() {
+        Verdict::Kernel(Outcome::Vlan)
+    } else if !skb.is_ipv4() {
+        Verdict::Kernel(Outcome::NotIpv4)
+    } else {
+        let maps = Maps::of_tc(&ctx);
+        let departure = Departure { ifindex: maps.ifindex, ingress: skb.ingress_ifindex() };
+        path::tc_egress(&mut skb, &maps, &departure)
+    };
+    carry_out(&mut skb, Hook::TcEgress, verdict, bytes)
+}
+
+#[inline(always)]
+fn carry_out(skb: &mut Skb<'_>, hook: Hook, verdict: Verdict, bytes: usize) -> i32 {
+    let (action, outcome) = match verdict {
+        // UNSPEC: other programs of the operator's, if there are any, see the packet next.
+        Verdict::Kernel(outcome) => (TC_ACT_UNSPEC, outcome),
+        Verdict::Redirect(ifindex, outcome) => {
+            skb.set_done_mark();
+            (kernel::redirect(ifindex) as i32, outcome)
+        }
+        Verdict::Drop(outcome) => (TC_ACT_SHOT, outcome),
+    };
+    maps::count(hook, outcome, bytes);
+    action
+}
+
+/// GPL-compatible, as the helpers ask.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier refuses a program that could.
+    loop {}
+}

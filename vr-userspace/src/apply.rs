@@ -1,0 +1,217 @@
+//! Makes a machine go from one picture to another. The only writer.
+//!
+//! **Order.** A translation is ready before its address is answered for, and gone before its address is; every state in
+//! between is one that the old or the new file allows, for each packet by itself.
+//!
+//! **All or nothing.** There is no journal of undo steps: after a failure the machine is read again and led back to the
+//! picture it had before, by the same code. What a kill leaves behind, the next load finds in the same way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ipnet::Ipv4Net;
+use vr_common::{layout::Interface, outcome::Hook};
+
+use crate::{
+    diff::{Diff, diff},
+    ebpf::{self, AttachError, Generation, Programs},
+    netlink::{Link, Machine, Netlink},
+    picture::Picture,
+    state::{DefaultRoute, OnLink, Refusal},
+    sysctl,
+};
+
+/// What applying needs to know besides the pictures.
+#[derive(Debug)]
+pub struct Apply<'a> {
+    /// The machine's netlink.
+    pub netlink: &'a Netlink,
+    /// The machine as it was read last.
+    pub machine: &'a Machine,
+    /// Interfaces whose clsact qdisc is ours.
+    pub clsact: &'a BTreeSet<u32>,
+    /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
+    pub xdp_or_fail: bool,
+}
+
+/// The programs and tables that a picture is to run on.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Their numbers; to be recorded before [`Apply::run`].
+    pub generation: Generation,
+    /// A new generation, which already holds the tables; it lives by this until hooks run it.
+    new: Option<Programs>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Interfaces that refused native XDP and why.
+    pub refused: BTreeMap<u32, Refusal>,
+    /// Interfaces whose clsact qdisc is ours now.
+    pub clsact: BTreeSet<u32>,
+}
+
+/// Finds programs and tables for a picture, or makes new ones and fills them. Nothing that runs is touched. `None` if the
+/// picture has no interface to run anything on.
+///
+/// # Errors
+/// If the kernel refuses programs or maps.
+pub fn prepare(newest: Option<&Generation>, from: &Picture, to: &Picture) -> Result<Option<Prepared>> {
+    if to.interfaces.is_empty() {
+        return Ok(None);
+    }
+    // Both sets of addresses are in the table for a moment.
+    let most = to.entries.keys().filter(|address| !from.entries.contains_key(address)).count() + from.entries.len();
+    if let Some(generation) = newest.filter(|generation| generation.serves(most, !to.xdp.is_empty())) {
+        return Ok(Some(Prepared { generation: generation.clone(), new: None }));
+    }
+    let changes = diff(from, to);
+    let interfaces = to.interfaces.values().map(|interface| (interface.ifindex, cautious(*interface, &changes))).collect();
+    let (generation, programs) = Generation::make(newest, &to.entries, &interfaces)?;
+    Ok(Some(Prepared { generation, new: Some(programs) }))
+}
+
+impl Apply<'_> {
+    /// Leads the machine from `from` to `to`. An interface that refuses XDP is taken out of `to.xdp`.
+    ///
+    /// # Errors
+    /// The first step that fails; the steps before it are done.
+    pub async fn run(&self, prepared: Option<Prepared>, from: &Picture, to: &mut Picture) -> Result<Applied> {
+        let changes = diff(from, to);
+        let mut applied = Applied { clsact: self.clsact.clone(), ..Applied::default() };
+        if let Some(Prepared { generation, new }) = &prepared {
+            if new.is_none() {
+                write_tables(generation, &changes)?;
+            }
+            self.attach(generation, to, &changes, &mut applied).await?;
+            self.add_addresses(to, &changes).await?;
+        }
+        self.remove_addresses(&changes).await?;
+        for ifindex in &changes.remove_interfaces {
+            self.detach(*ifindex, &mut applied).await?;
+            if let Some(Prepared { generation, .. }) = &prepared
+                && !to.interfaces.keys().any(|other| Interface::slot(*other) == Interface::slot(*ifindex))
+            {
+                generation.write_interface(*ifindex, None)?;
+            }
+        }
+        for ifindex in &changes.lower {
+            if let Some(link) = self.machine.links.get(ifindex) {
+                self.netlink.set_up(link, false).await?;
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Makes every interface of `to` run this generation's programs. Those that run them already are set again all the
+    /// same: that mends an attachment that somebody else has taken away.
+    async fn attach(&self, generation: &Generation, to: &mut Picture, changes: &Diff, applied: &mut Applied) -> Result<()> {
+        for ifindex in to.interfaces.keys() {
+            let link = self.link(*ifindex)?;
+            for hook in [Hook::TcIngress, Hook::TcEgress] {
+                if ebpf::attach_tc(generation.program(hook)?, link, hook)? {
+                    applied.clsact.insert(*ifindex);
+                }
+            }
+        }
+        for ifindex in to.xdp.clone() {
+            let link = self.link(ifindex)?;
+            match ebpf::attach_xdp(self.netlink, &generation.program(Hook::Xdp)?, link).await {
+                Ok(()) => {}
+                Err(AttachError::Refused(why)) if !self.xdp_or_fail => {
+                    to.xdp.remove(&ifindex);
+                    if let Some(interface) = to.interfaces.get_mut(&ifindex) {
+                        interface.flags &= !Interface::TAKES_REDIRECT;
+                    }
+                    applied.refused.insert(ifindex, Refusal { why });
+                }
+                Err(AttachError::Refused(why)) => bail!("{why}. `--backend auto` would use TC there"),
+                Err(AttachError::Failed(error)) => return Err(error),
+            }
+        }
+        for ifindex in &changes.add_xdp {
+            generation.write_interface(*ifindex, to.interfaces.get(ifindex).copied())?;
+        }
+        for ifindex in &changes.remove_xdp {
+            if let Some(link) = self.machine.links.get(ifindex) {
+                ebpf::detach_xdp(self.netlink, link).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all programs off an interface that is no longer the router's, if it is still there.
+    async fn detach(&self, ifindex: u32, applied: &mut Applied) -> Result<()> {
+        let clsact = applied.clsact.remove(&ifindex);
+        let Some(link) = self.machine.links.get(&ifindex) else { return Ok(()) };
+        ebpf::detach_xdp(self.netlink, link).await?;
+        for hook in [Hook::TcIngress, Hook::TcEgress] {
+            ebpf::detach_tc(link, hook);
+        }
+        if clsact {
+            self.netlink.remove_clsact_if_empty(ifindex).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_addresses(&self, to: &Picture, changes: &Diff) -> Result<()> {
+        for ifindex in &changes.raise {
+            self.netlink.set_up(self.link(*ifindex)?, true).await?;
+        }
+        self.netlink.add_addresses(&changes.add_addresses).await?;
+        if changes.forwarding == Some(true) {
+            sysctl::set_forwarding(true)?;
+        }
+        for route in &changes.add_routes {
+            self.netlink.add_default_route(route, !self.is_on_link(route, to)).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_addresses(&self, changes: &Diff) -> Result<()> {
+        for route in &changes.remove_routes {
+            self.netlink.remove_default_route(route).await?;
+        }
+        let (hosts, subnets): (Vec<OnLink>, Vec<OnLink>) = changes.remove_addresses.iter().partition(|on_link| on_link.prefix == 32);
+        self.netlink.remove_addresses(&hosts).await?;
+        for on_link in subnets {
+            if let Some(link) = self.machine.links.get(&on_link.ifindex) {
+                sysctl::promoting_secondaries(&link.name, self.netlink.remove_addresses(&[on_link])).await?;
+            }
+        }
+        if changes.forwarding == Some(false) {
+            sysctl::set_forwarding(false)?;
+        }
+        Ok(())
+    }
+
+    fn is_on_link(&self, route: &DefaultRoute, to: &Picture) -> bool {
+        self.machine.addresses.iter().chain(&to.addresses).any(|on_link| {
+            on_link.ifindex == route.ifindex && Ipv4Net::new(on_link.address, on_link.prefix).is_ok_and(|subnet| subnet.contains(&route.gateway))
+        })
+    }
+
+    fn link(&self, ifindex: u32) -> Result<&Link> {
+        self.machine.links.get(&ifindex).ok_or_else(|| anyhow!("interface {ifindex} has gone")).context("a NIC was removed meanwhile; load again")
+    }
+}
+
+/// Fills the tables of a running generation.
+fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
+    let mut table = generation.addresses()?;
+    table.write(&changes.set_entries.iter().map(|entry| (entry.address.octets(), entry.to_bytes())).collect::<Vec<_>>())?;
+    table.remove(&changes.remove_entries.iter().map(|address| address.octets()).collect::<Vec<_>>())?;
+    for interface in &changes.set_interfaces {
+        generation.write_interface(interface.ifindex, Some(cautious(*interface, changes)))?;
+    }
+    Ok(())
+}
+
+/// An interface that is only about to run XDP does not take redirected frames yet: a NIC's driver would drop them.
+fn cautious(mut interface: Interface, changes: &Diff) -> Interface {
+    if changes.add_xdp.contains(&interface.ifindex) {
+        interface.flags &= !Interface::TAKES_REDIRECT;
+    }
+    interface
+}

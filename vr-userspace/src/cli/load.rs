@@ -1,0 +1,168 @@
+//! `load`: makes the machine be what the file says.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+use vr_common::layout::Interface;
+
+use crate::{
+    apply::{Applied, Apply, prepare},
+    config::Config,
+    desired::{Backend, Desired, Port, desired},
+    diff::diff,
+    instance::Instance,
+    lock::Lock,
+    netlink::{Machine, Netlink},
+    observed::observed,
+    picture::Picture,
+    state::{Failure, Owned, State, now},
+    sysctl,
+};
+
+/// Everything that is known before anything is changed.
+pub struct Situation {
+    pub state: State,
+    pub machine: Machine,
+    pub observed: Picture,
+    forwards: bool,
+}
+
+impl Situation {
+    /// Reads the machine; the record is freed of what has gone with its NIC.
+    pub async fn read(netlink: &Netlink, mut state: State) -> Result<Self> {
+        let machine = netlink.read().await?;
+        state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
+        let observed = observed(&machine, &state)?;
+        Ok(Self { state, machine, observed, forwards: sysctl::forwarding()? })
+    }
+
+    pub fn desired(&self, config: &Config, backend: Backend) -> Result<Desired> {
+        let desired = desired(config, &self.machine, self.forwards, &self.state.owned, backend, &self.state.refused);
+        if let Some(why) = desired.impossible.first() {
+            bail!("{why}");
+        }
+        Ok(desired)
+    }
+
+    pub fn name(&self, ifindex: u32) -> String {
+        self.machine.links.get(&ifindex).map_or_else(|| format!("interface {ifindex} (gone)"), |link| link.name.clone())
+    }
+}
+
+pub async fn run(instance: &Instance, path: &Path, backend: Backend, patience: Duration) -> Result<()> {
+    let config = super::read(path)?;
+    refuse_iptables(backend)?;
+    super::require_root()?;
+    let _lock = Lock::take(&instance.lock_file(), patience)?;
+    if !config.forwards.is_empty() {
+        eprintln!("warning: port forwards are checked and their addresses are set up, but this version does not translate them yet");
+    }
+    let netlink = Netlink::open()?;
+    let situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
+    let mut desired = situation.desired(&config, backend)?;
+    let before = situation.state.clone();
+    let prepared = prepare(before.generation(), &situation.observed, &desired.picture)?;
+
+    // First the intention, so that whatever happens next, everything of ours is on record.
+    let mut state = before.clone();
+    record(&mut state.owned, &situation.observed, true);
+    record(&mut state.owned, &desired.picture, true);
+    identify(&mut state, &situation.machine);
+    let generation = prepared.as_ref().map(|prepared| prepared.generation.clone());
+    state.generations.retain(|older| Some(older) != generation.as_ref());
+    state.generations.extend(generation.clone());
+    state.write(&instance.state_file())?;
+
+    let apply = Apply { netlink: &netlink, machine: &situation.machine, clsact: &before.owned.clsact, xdp_or_fail: backend == Backend::Xdp };
+    match apply.run(prepared, &situation.observed, &mut desired.picture).await {
+        Ok(applied) => {
+            record(&mut state.owned, &desired.picture, false);
+            report(&situation, &desired, &applied, &config);
+            state.generations = generation.into_iter().collect();
+            state.owned.clsact = applied.clsact;
+            state.refused.extend(applied.refused);
+            state.refused.retain(|ifindex, _| desired.picture.interfaces.contains_key(ifindex) && !desired.picture.xdp.contains(ifindex));
+            state.chosen = desired.ports.iter().map(|port| (port.link.ifindex, why(port, &state))).collect();
+            state.pending = desired.pending;
+            (state.config, state.loaded_at, state.last_failure) = (Some(std::path::absolute(path)?), Some(now()), None);
+            identify(&mut state, &situation.machine);
+            state.write(&instance.state_file())
+        }
+        Err(error) => {
+            let back = roll_back(&apply, &state, &situation.observed).await;
+            let mut record = before;
+            record.generations = state.generations;
+            let message = match &back {
+                Ok(()) => format!("{error:#}; everything is as it was before"),
+                // What is left over stays on record, so that the next load can repair it.
+                Err(trouble) => {
+                    record.owned = state.owned;
+                    record.identities = state.identities;
+                    format!("{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended")
+                }
+            };
+            record.last_failure = Some(Failure { at: now(), message: message.clone() });
+            record.write(&instance.state_file())?;
+            bail!("{message}")
+        }
+    }
+}
+
+/// Reads what is there now, and leads it to what was there before.
+async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result<()> {
+    let machine = apply.netlink.read().await?;
+    let mut now = observed(&machine, state)?;
+    // A step that failed half-way may have reached interfaces whose table was not read.
+    now.interfaces.extend(state.identities.keys().filter(|ifindex| !before.interfaces.contains_key(ifindex)).map(|ifindex| {
+        (*ifindex, Interface { ifindex: *ifindex, ..Interface::EMPTY })
+    }));
+    let prepared = prepare(state.generation(), &now, before)?;
+    // Where there was no qdisc before, this call may have added one.
+    let clsact = &now.interfaces.keys().copied().filter(|ifindex| !before.interfaces.contains_key(ifindex)).chain(apply.clsact.iter().copied()).collect();
+    let apply = Apply { machine: &machine, clsact, xdp_or_fail: false, ..*apply };
+    apply.run(prepared, &now, &mut before.clone()).await?;
+    Ok(())
+}
+
+/// Notes what of a picture is to be taken away again one day: added to what is noted already, or instead of it.
+fn record(owned: &mut Owned, picture: &Picture, add: bool) {
+    if !add {
+        *owned = Owned { clsact: std::mem::take(&mut owned.clsact), ..Owned::default() };
+    }
+    owned.addresses.extend(&picture.addresses);
+    owned.routes.extend(&picture.routes);
+    owned.raised.extend(&picture.raised);
+    owned.forwarding |= picture.forwarding;
+}
+
+/// Notes which NIC each recorded index means.
+fn identify(state: &mut State, machine: &Machine) {
+    state.identities = machine.links.values().filter_map(|link| Some((link.ifindex, link.mac?.to_string()))).collect();
+}
+
+pub fn refuse_iptables(backend: Backend) -> Result<()> {
+    if backend == Backend::Iptables {
+        bail!("--backend iptables is not part of this version; use auto, xdp or tc");
+    }
+    Ok(())
+}
+
+/// Why an interface has its backend: what it refused, or the rule.
+fn why(port: &Port, state: &State) -> String {
+    state.refused.get(&port.link.ifindex).map_or_else(|| port.why.clone(), |refusal| refusal.why.clone())
+}
+
+/// One line a result, for the operator who typed the command.
+fn report(situation: &Situation, desired: &Desired, applied: &Applied, config: &Config) {
+    for port in &desired.ports {
+        let ifindex = port.link.ifindex;
+        let backend = if desired.picture.xdp.contains(&ifindex) { "xdp" } else { "tc" };
+        let why = applied.refused.get(&ifindex).map_or(&port.why, |refusal| &refusal.why);
+        println!("{}: {backend} ({why})", port.link.name);
+    }
+    for pending in &desired.pending {
+        println!("pending: {pending}");
+    }
+    let changes = diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex)).len();
+    println!("loaded {} EIPs; {changes} changes", config.eips.len());
+}

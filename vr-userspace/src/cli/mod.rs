@@ -1,0 +1,166 @@
+//! The command line: one file a verb.
+
+mod check;
+mod load;
+mod plan;
+mod status;
+mod unload;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config::Rejected, desired::Backend, instance::Instance, lock::Busy};
+
+/// The configuration's place. `KYLIN_VR_CONFIG` overrides it.
+const CONFIG: &str = "/etc/kylin-vr/kylin-vr.yaml";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  could not apply; everything is as it was before
+  2  the file is wrong; nothing was touched
+  3  another call holds the lock, and --wait ran out";
+
+/// Makes this machine the virtual router that kylin-vr.yaml describes: NAT in XDP and TC programs.
+#[derive(Debug, Parser)]
+#[command(name = "vr-userspace", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make the machine be what the file says, and exit; what is set up stays. Again, it changes only what differs
+    #[command(visible_alias = "reload")]
+    Load(LoadArgs),
+    /// Take everything away again that load put there, and nothing else
+    Unload(WaitArgs),
+    /// Validate the file only; needs no privilege
+    Check(ConfigArgs),
+    /// Print what load would change, and touch nothing
+    Plan(PlanArgs),
+    /// Show what is loaded: interfaces, pending entries, counters, the last failure
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "KYLIN_VR_CONFIG", default_value = CONFIG)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    /// How long to wait for another call that is at work
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    file: ConfigArgs,
+    /// How packets are to be translated
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl WaitArgs {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.wait)
+    }
+}
+
+/// Runs the command of this process's arguments; the exit code is that of the table in `--help`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Not clap's own 2, which means that the file is wrong.
+            let code = if error.use_stderr() { 1 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(rejected) = error.downcast_ref::<Rejected>() {
+                eprintln!("{rejected}");
+                return ExitCode::from(2);
+            }
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<Busy>() { 3 } else { 1 })
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Check(args) => check::run(&args.config),
+        Verb::Load(args) => runtime()?.block_on(load::run(&Instance::current()?, &args.plan.file.config, args.plan.backend, args.wait.patience())),
+        Verb::Unload(args) => runtime()?.block_on(unload::run(&Instance::current()?, args.patience())),
+        Verb::Plan(args) => runtime()?.block_on(plan::run(&Instance::current()?, &args.file.config, args.backend)),
+        Verb::Status(args) => runtime()?.block_on(status::run(&Instance::current()?, args.json)),
+    }
+}
+
+/// One thread: the work is a few system calls in order, and all of them belong to this thread's network namespace.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Reads a file, and prints its warnings.
+fn read(config: &std::path::Path) -> Result<crate::config::Config> {
+    let accepted = crate::config::read(config)?;
+    for warning in &accepted.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(accepted.config)
+}
+
+fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    anyhow::bail!("root is needed to change addresses and to load BPF programs; `check` works without")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reload_is_load() {
+        for word in ["load", "reload"] {
+            let cli = Cli::try_parse_from(["vr-userspace", word, "--backend", "tc", "--wait", "5"]).unwrap();
+            assert!(matches!(cli.verb, Verb::Load(LoadArgs { plan: PlanArgs { backend: Backend::Tc, .. }, wait: WaitArgs { wait: 5 } })));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `unload`: takes away what `load` put there.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::load::Situation;
+use crate::{apply::Apply, instance::Instance, lock::Lock, netlink::Netlink, picture::Picture, state::State};
+
+pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
+    super::require_root()?;
+    let _lock = Lock::take(&instance.lock_file(), patience)?;
+    let netlink = Netlink::open()?;
+    let situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
+    let apply = Apply {
+        netlink: &netlink,
+        machine: &situation.machine,
+        clsact: &situation.state.owned.clsact,
+        xdp_or_fail: false,
+    };
+    apply.run(None, &situation.observed, &mut Picture::default()).await?;
+    State::remove(&instance.state_file())?;
+    println!("unloaded");
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The eBPF data plane as the loader sees it: generations of programs and maps, and hooks that run them.
+//!
+//! Nothing here lives by this process, and nothing lives in bpffs: a program that is attached to an interface by netlink
+//! stays as long as the interface, its maps stay as long as the program, and all of it is found again by the numbers
+//! that the kernel gave them (`BPF_*_GET_FD_BY_ID`).
+
+mod generation;
+mod hooks;
+mod object;
+mod scratch;
+mod table;
+
+pub use generation::{Generation, MIN_CAPACITY, capacity_for};
+pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
+pub use object::{BUILD_ID, Programs};
+pub use table::Table;

@@ -1,0 +1,121 @@
+//! The BPF object: embedded in this binary, loaded into the kernel from here.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Map, MapData},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
+};
+
+use super::scratch::with_bpffs;
+
+/// The object that `cargo xtask build` made.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("VR_EBPF_OBJECT"));
+
+/// Fingerprint of its sources: programs of another one are replaced.
+pub const BUILD_ID: &str = env!("VR_EBPF_BUILD_ID");
+
+/// The programs, verified by the kernel and not yet attached, and their maps.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+    xdp: &'static str,
+}
+
+impl Programs {
+    /// Loads the object with room for `capacity` addresses. The maps are new ones, but for those of `reuse`, names and
+    /// maps whose contents are to go on.
+    ///
+    /// # Errors
+    /// If the kernel refuses a map or a program; the verifier's last words are part of the message.
+    pub fn load(capacity: u32, reuse: &[(&str, MapData)]) -> Result<Self> {
+        if reuse.is_empty() {
+            return Self::load_pinned(capacity, &[]);
+        }
+        with_bpffs(|dir| {
+            let pins: Vec<(&str, PathBuf)> = reuse.iter().map(|(name, _)| (*name, dir.join(name))).collect();
+            for ((name, map), (_, pin)) in reuse.iter().zip(&pins) {
+                map.pin(pin).with_context(|| format!("cannot pin the map {name}"))?;
+            }
+            Self::load_pinned(capacity, &pins)
+        })
+    }
+
+    fn load_pinned(capacity: u32, pins: &[(&str, PathBuf)]) -> Result<Self> {
+        raise_memlock();
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("ADDRESSES", capacity);
+        for (name, pin) in pins {
+            loader.map_pin_path(name, pin.as_path());
+        }
+        let mut ebpf = loader.load(OBJECT).context("the kernel does not take the BPF maps (5.10 or later is needed, and CAP_BPF or root)")?;
+        for name in ["tc_ingress", "tc_egress"] {
+            load(&mut ebpf, name)?;
+        }
+        // Flag and section of multi-buffer programs came with 5.18; older kernels answer EINVAL.
+        let xdp = if !crate::features::without("frags") && load(&mut ebpf, "xdp_ingress_mb").is_ok() {
+            "xdp_ingress_mb"
+        } else {
+            load(&mut ebpf, "xdp_ingress")?;
+            "xdp_ingress"
+        };
+        Ok(Self { ebpf, xdp })
+    }
+
+    /// The XDP program that this kernel takes.
+    ///
+    /// # Errors
+    /// Never, for an object that was loaded.
+    pub fn xdp(&self) -> Result<&Xdp> {
+        self.program(self.xdp)?.try_into().map_err(Into::into)
+    }
+
+    /// `tc_ingress` or `tc_egress`.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn tc(&self, name: &str) -> Result<&SchedClassifier> {
+        self.program(name)?.try_into().map_err(Into::into)
+    }
+
+    /// The kernel's number of a map.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn map_id(&self, name: &str) -> Result<u32> {
+        let map = self.ebpf.map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
+        let (Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data)) = map else {
+            return Err(anyhow!("the map {name} is of another kind than expected"));
+        };
+        Ok(data.info()?.id())
+    }
+
+    fn program(&self, name: &str) -> Result<&Program> {
+        self.ebpf.program(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))
+    }
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let result = match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) => program.load(),
+        Some(Program::SchedClassifier(program)) => program.load(),
+        _ => return Err(anyhow!("the BPF object has no program {name}")),
+    };
+    result.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let tail = log.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+            anyhow!("the kernel refuses the program {name}: {io_error}\n{tail}")
+        }
+        other => anyhow!(other).context(format!("the kernel refuses the program {name}")),
+    })
+}
+
+/// Before 5.11 maps count against RLIMIT_MEMLOCK, whose default of 64 KiB holds none.
+fn raise_memlock() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    // Without the right to, later kernels do not need it, and an older one will say so at the first map.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}

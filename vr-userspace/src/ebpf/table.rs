@@ -1,0 +1,142 @@
+//! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`, 5.6).
+//!
+//! The loader's only unsafe code.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+
+const LOOKUP_BATCH: libc::c_long = 24;
+const UPDATE_BATCH: libc::c_long = 26;
+const DELETE_BATCH: libc::c_long = 27;
+/// Elements a call; a lookup must hold at least one whole bucket.
+const CHUNK: usize = 16_384;
+
+/// `struct { … } batch` of `union bpf_attr` (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// A hash map with keys of `K` and values of `V` bytes.
+#[derive(Debug)]
+pub struct Table<const K: usize, const V: usize> {
+    map: HashMap<MapData, [u8; K], [u8; V]>,
+    /// The same map: aya keeps the descriptor of `map` to itself.
+    data: MapData,
+}
+
+impl<const K: usize, const V: usize> Table<K, V> {
+    /// Opens the map of this number.
+    ///
+    /// # Errors
+    /// If there is none, or its keys or values have other sizes.
+    pub fn open(id: u32) -> Result<Self> {
+        let open = || MapData::from_id(id).with_context(|| format!("cannot open BPF map {id}"));
+        let map = Map::HashMap(open()?).try_into().with_context(|| format!("BPF map {id} has not the shape that this version expects"))?;
+        Ok(Self { map, data: open()? })
+    }
+
+    /// The most elements it can hold.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn capacity(&self) -> Result<u32> {
+        Ok(self.data.info()?.max_entries())
+    }
+
+    /// All elements.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
+        if crate::features::without("batch") {
+            return self.map.iter().collect::<Result<_, _>>().context("cannot read a BPF map");
+        }
+        let mut all = BTreeMap::new();
+        // The kernel's place in the map: a bucket's number for hash maps, never longer than a key or four bytes.
+        let (mut place, mut first) = ([0u8; 64], true);
+        loop {
+            let mut keys = vec![[0u8; K]; CHUNK];
+            let mut values = vec![[0u8; V]; CHUNK];
+            let mut next = [0u8; 64];
+            let mut attr = BatchAttr {
+                in_batch: if first { 0 } else { place.as_ptr() as u64 },
+                out_batch: next.as_mut_ptr() as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: CHUNK as u32,
+                ..self.attr()
+            };
+            let result = bpf(LOOKUP_BATCH, &mut attr);
+            let found = match &result {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => 0,
+                _ => attr.count as usize,
+            };
+            all.extend(keys.into_iter().zip(values).take(found));
+            match result {
+                Ok(()) => (place, first) = (next, false),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+                Err(error) => return Err(error).context("cannot read a BPF map"),
+            }
+        }
+    }
+
+    /// Writes elements, new ones and new values of old ones.
+    ///
+    /// # Errors
+    /// If the map is full; some elements may have been written.
+    pub fn write(&mut self, elements: &[([u8; K], [u8; V])]) -> Result<()> {
+        // One element is one system call either way.
+        if elements.len() == 1 || crate::features::without("batch") {
+            return elements.iter().try_for_each(|(key, value)| self.map.insert(key, value, 0)).context("cannot write a BPF map");
+        }
+        for chunk in elements.chunks(CHUNK) {
+            let keys: Vec<[u8; K]> = chunk.iter().map(|(key, _)| *key).collect();
+            let values: Vec<[u8; V]> = chunk.iter().map(|(_, value)| *value).collect();
+            let mut attr = BatchAttr { keys: keys.as_ptr() as u64, values: values.as_ptr() as u64, count: chunk.len() as u32, ..self.attr() };
+            bpf(UPDATE_BATCH, &mut attr).context("cannot write a BPF map")?;
+        }
+        Ok(())
+    }
+
+    /// Removes elements; all must be there.
+    ///
+    /// # Errors
+    /// If one is not; some may have been removed.
+    pub fn remove(&mut self, keys: &[[u8; K]]) -> Result<()> {
+        if keys.len() == 1 || crate::features::without("batch") {
+            return keys.iter().try_for_each(|key| self.map.remove(key)).context("cannot remove from a BPF map");
+        }
+        for chunk in keys.chunks(CHUNK) {
+            let mut attr = BatchAttr { keys: chunk.as_ptr() as u64, count: chunk.len() as u32, ..self.attr() };
+            bpf(DELETE_BATCH, &mut attr).context("cannot remove from a BPF map")?;
+        }
+        Ok(())
+    }
+
+    fn attr(&self) -> BatchAttr {
+        BatchAttr { map_fd: self.data.fd().as_fd().as_raw_fd() as u32, ..BatchAttr::default() }
+    }
+}
+
+fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+    // SAFETY: the attribute has the kernel's layout and size; the addresses in it are those of buffers that outlive the
+    // call and hold `count` elements of the map's own key and value sizes, which `HashMap` has checked; in_batch
+    // and out_batch are longer than any key of ours.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<BatchAttr>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,37 @@
+//! What the router has set up on a machine, or is to: the one type that desired and observed are compared in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vr_common::{
+    layout::{AddressEntry, Interface},
+    wire::Addr,
+};
+
+use crate::state::{DefaultRoute, OnLink};
+
+/// All that is the router's own. What others have set up is in no picture.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Picture {
+    /// The table of translations.
+    pub entries: BTreeMap<Addr, AddressEntry>,
+    /// The table of interfaces, each of which runs the TC programs.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// Those of the interfaces that run XDP too.
+    pub xdp: BTreeSet<u32>,
+    /// Addresses.
+    pub addresses: BTreeSet<OnLink>,
+    /// Default routes.
+    pub routes: BTreeSet<DefaultRoute>,
+    /// Interfaces set up.
+    pub raised: BTreeSet<u32>,
+    /// Whether IPv4 forwarding was turned on.
+    pub forwarding: bool,
+}
+
+impl Picture {
+    /// Whether nothing is set up at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,210 @@
+//! The record of what `load` added to the machine, so that it takes away that and nothing else.
+//!
+//! It is written *before* anything is added (with all that is about to be) and again afterwards (with what really was),
+//! each time whole, by rename: after a crash at any moment it names everything of ours that may be there. It lies on a
+//! tmpfs, so that it is gone when the machine's addresses are: at a reboot.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{config::MacAddr, ebpf::Generation};
+
+/// An address on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OnLink {
+    /// The interface's index.
+    pub ifindex: u32,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+}
+
+/// A default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DefaultRoute {
+    /// The interface's index.
+    pub ifindex: u32,
+    /// The next hop.
+    pub gateway: Ipv4Addr,
+}
+
+/// What load has added, and found before it did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// Addresses that were not there before.
+    pub addresses: BTreeSet<OnLink>,
+    /// Default routes that were not there before.
+    pub routes: BTreeSet<DefaultRoute>,
+    /// Interfaces that were down before.
+    pub raised: BTreeSet<u32>,
+    /// Interfaces that had no clsact qdisc before.
+    pub clsact: BTreeSet<u32>,
+    /// Whether net.ipv4.ip_forward was 0 before.
+    pub forwarding: bool,
+}
+
+/// Which interface an ifindex meant when it was recorded: an index alone may be given to another NIC.
+pub type Identities = BTreeMap<u32, MacAddrText>;
+
+/// A MAC as text, as it is written into the record.
+pub type MacAddrText = String;
+
+/// What refused native XDP on an interface, so that `auto` does not try again on every load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What the kernel said.
+    pub why: String,
+}
+
+/// A failed attempt to apply a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// The message, as it was printed.
+    pub message: String,
+}
+
+/// The whole record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// The file that was loaded last.
+    pub config: Option<PathBuf>,
+    /// When it was loaded, in seconds since 1970.
+    pub loaded_at: Option<u64>,
+    /// What was added.
+    pub owned: Owned,
+    /// The programs and maps in use, the newest last; two while one is being replaced by the next.
+    pub generations: Vec<Generation>,
+    /// The MACs of the interfaces that `owned` and `refused` speak of.
+    pub identities: Identities,
+    /// Interfaces that refused native XDP.
+    pub refused: BTreeMap<u32, Refusal>,
+    /// Why each interface has the backend that it has.
+    pub chosen: BTreeMap<u32, String>,
+    /// Entries that wait for their NIC or for an uplink, as last seen.
+    pub pending: Vec<String>,
+    /// The last failure, until a load succeeds.
+    pub last_failure: Option<Failure>,
+}
+
+impl State {
+    /// The record at `path`; an empty one if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not a record.
+    pub fn read(path: &Path) -> Result<Self> {
+        match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+                format!("{} is damaged: move it away and load again; addresses that the router added must then be removed by hand", path.display())
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// The newest generation that is still there.
+    #[must_use]
+    pub fn generation(&self) -> Option<&Generation> {
+        self.generations.iter().rev().find(|generation| generation.is_alive())
+    }
+
+    /// Writes the record, whole or not at all.
+    ///
+    /// # Errors
+    /// If the directory cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(dir)?;
+            let new = path.with_extension("json.new");
+            fs::write(&new, serde_json::to_vec(self)?)?;
+            fs::rename(new, path)
+        };
+        write().with_context(|| format!("cannot write {}: is {} full or read-only?", path.display(), dir.display()))
+    }
+
+    /// Removes the record.
+    ///
+    /// # Errors
+    /// If it is there and cannot be removed.
+    pub fn remove(path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what was recorded of interfaces that are gone, or whose index another NIC has now: their addresses and
+    /// routes went with them.
+    pub fn forget_strangers(&mut self, present: impl Fn(u32) -> Option<MacAddr>) {
+        let Self { owned, identities, refused, .. } = self;
+        identities.retain(|ifindex, mac| present(*ifindex).is_some_and(|now| now.to_string() == *mac));
+        let known = |ifindex: &u32| identities.contains_key(ifindex);
+        owned.addresses.retain(|on_link| known(&on_link.ifindex));
+        owned.routes.retain(|route| known(&route.ifindex));
+        owned.raised.retain(|ifindex| known(ifindex));
+        owned.clsact.retain(|ifindex| known(ifindex));
+        refused.retain(|ifindex, _| known(ifindex));
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/default.json");
+        assert_eq!(State::read(&path).unwrap(), State::default());
+        let mut state = State { config: Some("/etc/x.yaml".into()), ..State::default() };
+        state.owned.addresses.insert(OnLink { ifindex: 2, address: Ipv4Addr::new(10, 0, 0, 1), prefix: 32 });
+        state.refused.insert(2, Refusal { why: "it is a bridge".into() });
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+        State::remove(&path).unwrap();
+        State::remove(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_said_to_be_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        fs::write(&path, b"{").unwrap();
+        assert!(State::read(&path).unwrap_err().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn an_index_that_another_nic_has_now_is_forgotten() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let mut state = State::default();
+        for ifindex in [2, 3] {
+            state.identities.insert(ifindex, mac.to_string());
+            state.owned.addresses.insert(OnLink { ifindex, address: Ipv4Addr::new(10, 0, 0, 1), prefix: 32 });
+            state.owned.raised.insert(ifindex);
+        }
+        state.forget_strangers(|ifindex| (ifindex == 3).then_some(mac));
+        assert_eq!(state.owned.addresses.iter().map(|on_link| on_link.ifindex).collect::<Vec<_>>(), [3]);
+        assert_eq!(state.owned.raised, BTreeSet::from([3]));
+        state.forget_strangers(|_| Some(MacAddr([2, 0, 0, 0, 0, 9])));
+        assert!(state.owned.addresses.is_empty());
+    }
+}
