@@ -20,7 +20,10 @@ fn main() {
     }
     match current(root) {
         Ok(record) => {
-            println!("cargo::rustc-env=VR_EBPF_OBJECT={}", root.join(OBJECT).display());
+            println!(
+                "cargo::rustc-env=VR_EBPF_OBJECT={}",
+                root.join(OBJECT).display()
+            );
             println!("cargo::rustc-env=VR_EBPF_BUILD_ID={}", record.sources);
         }
         Err(reason) => println!("cargo::error={reason}: run `cargo xtask build`"),
@@ -34,6 +37,8 @@ fn current(root: &Path) -> Result<Record, String> {
     match record.is_current(root) {
         Ok(true) => Ok(record),
         Ok(false) => Err("the BPF object is older than its sources".to_owned()),
-        Err(error) => Err(format!("the sources of the BPF object cannot be read: {error}")),
+        Err(error) => Err(format!(
+            "the sources of the BPF object cannot be read: {error}"
+        )),
     }
 }

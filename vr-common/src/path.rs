@@ -76,9 +76,15 @@ const IP_AT: usize = eth::HEADER_LEN;
 /// # Errors
 /// Why it was left untouched.
 #[inline(always)]
-pub fn xdp<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, ifindex: u32) -> Result<(NextHop, Outcome), Outcome> {
+pub fn xdp<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    ifindex: u32,
+) -> Result<(NextHop, Outcome), Outcome> {
     // One check of the common length up front spares the kernel the later ones.
-    packet.u32(IP_AT + ipv4::MIN_HEADER_LEN - 4).ok_or(Outcome::NotIpv4)?;
+    packet
+        .u32(IP_AT + ipv4::MIN_HEADER_LEN - 4)
+        .ok_or(Outcome::NotIpv4)?;
     match eth::ethertype(packet).ok_or(Outcome::NotIpv4)? {
         eth::IPV4 => {}
         eth::VLAN | eth::QINQ => return Err(Outcome::Vlan),
@@ -106,12 +112,22 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, ifindex: u
     }
     let rewrite = nat::destination(router, &ingress, &ip);
     let hop = router.route(&RouteQuery::new(ifindex, &ip, &rewrite, ip.total_len))?;
-    let egress = router.interface(hop.ifindex).ok_or(Outcome::UnmanagedEgress)?;
+    let egress = router
+        .interface(hop.ifindex)
+        .ok_or(Outcome::UnmanagedEgress)?;
     if !egress.has(Interface::TAKES_REDIRECT) {
         return Err(Outcome::NoRedirect);
     }
     let mut nothing_quoted = rewrite;
-    let rewrite = nat::source(router, &ingress, &egress, &ip, None, rewrite, &mut nothing_quoted)?;
+    let rewrite = nat::source(
+        router,
+        &ingress,
+        &egress,
+        &ip,
+        None,
+        rewrite,
+        &mut nothing_quoted,
+    )?;
     rewrite.apply(packet, &ip, 1).ok_or(Outcome::Malformed)?;
     eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
     Ok((hop, forwarded(&ip, &rewrite)))
@@ -130,7 +146,11 @@ pub struct Arrival {
 
 /// TC ingress, for a frame to the interface's own MAC that belongs to no VLAN.
 #[inline(always)]
-pub fn tc_ingress<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, arrival: &Arrival) -> Verdict {
+pub fn tc_ingress<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    arrival: &Arrival,
+) -> Verdict {
     let Some(ingress) = router.interface(arrival.ifindex) else {
         return Verdict::Kernel(Outcome::UnknownInterface);
     };
@@ -144,24 +164,40 @@ pub fn tc_ingress<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, arr
         Some(quote) => nat::quoted_before_route(&ip, &rewrite, quote),
         None => rewrite,
     };
-    match finish(packet, router, arrival, &ingress, &ip, quote.as_ref(), rewrite, &mut quoted) {
+    match finish(
+        packet,
+        router,
+        arrival,
+        &ingress,
+        &ip,
+        quote.as_ref(),
+        rewrite,
+        &mut quoted,
+    ) {
         Ok((hop, rewrite)) => {
-            if write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 1).is_none() || eth::set_addresses(packet, hop.destination, hop.source).is_none() {
+            if write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 1).is_none()
+                || eth::set_addresses(packet, hop.destination, hop.source).is_none()
+            {
                 return Verdict::Drop(Outcome::NoMemory);
             }
             Verdict::Redirect(hop.ifindex, forwarded(&ip, &rewrite))
         }
-        Err(_) if rewrite.changes(&ip) => match write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 0) {
-            Some(()) => Verdict::Kernel(Outcome::EipInViaKernel),
-            None => Verdict::Drop(Outcome::NoMemory),
-        },
+        Err(_) if rewrite.changes(&ip) => {
+            match write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 0) {
+                Some(()) => Verdict::Kernel(Outcome::EipInViaKernel),
+                None => Verdict::Drop(Outcome::NoMemory),
+            }
+        }
         Err(outcome) => Verdict::Kernel(outcome),
     }
 }
 
 /// All that has to be true for a packet to leave without the kernel's stack.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the state of one function, inlined into its only caller")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the state of one function, inlined into its only caller"
+)]
 fn finish<P: Packet + ?Sized, R: Router>(
     packet: &P,
     router: &R,
@@ -183,7 +219,9 @@ fn finish<P: Packet + ?Sized, R: Router>(
     }
     let len = segment_len(packet, ip, arrival.gso_size).ok_or(Outcome::TooBig)?;
     let hop = router.route(&RouteQuery::new(arrival.ifindex, ip, &rewrite, len))?;
-    let egress = router.interface(hop.ifindex).ok_or(Outcome::UnmanagedEgress)?;
+    let egress = router
+        .interface(hop.ifindex)
+        .ok_or(Outcome::UnmanagedEgress)?;
     let rewrite = nat::source(router, ingress, &egress, ip, quote, rewrite, quoted)?;
     Ok((hop, rewrite))
 }
@@ -199,7 +237,11 @@ pub struct Departure {
 
 /// TC egress, for packets that the kernel sends or forwards (not those that TC ingress redirected).
 #[inline(always)]
-pub fn tc_egress<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, departure: &Departure) -> Verdict {
+pub fn tc_egress<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    departure: &Departure,
+) -> Verdict {
     let Some(egress) = tables.interface(departure.ifindex) else {
         return Verdict::Kernel(Outcome::UnknownInterface);
     };
@@ -212,9 +254,14 @@ pub fn tc_egress<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, depa
     };
     let quote = Quote::find(packet, &ip);
     let mut rewrite = Rewrite::none(&ip);
-    let mut quoted = quote.as_ref().map_or(rewrite, |quote| Rewrite::none(&quote.ip));
+    let mut quoted = quote
+        .as_ref()
+        .map_or(rewrite, |quote| Rewrite::none(&quote.ip));
     let outcome = if departure.ingress == 0 {
-        let Some(own) = quote.as_ref().and_then(|quote| nat::own_error(tables, &egress, quote)) else {
+        let Some(own) = quote
+            .as_ref()
+            .and_then(|quote| nat::own_error(tables, &egress, quote))
+        else {
             return Verdict::Kernel(Outcome::Untranslated);
         };
         quoted = own;
@@ -223,7 +270,15 @@ pub fn tc_egress<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, depa
         let Some(ingress) = tables.interface(departure.ingress) else {
             return Verdict::Kernel(Outcome::Untranslated);
         };
-        match nat::source(tables, &ingress, &egress, &ip, quote.as_ref(), rewrite, &mut quoted) {
+        match nat::source(
+            tables,
+            &ingress,
+            &egress,
+            &ip,
+            quote.as_ref(),
+            rewrite,
+            &mut quoted,
+        ) {
             Ok(translated) if translated.changes(&ip) => rewrite = translated,
             Ok(_) => return Verdict::Kernel(Outcome::Untranslated),
             Err(outcome) => return Verdict::Kernel(outcome),
@@ -239,7 +294,14 @@ pub fn tc_egress<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, depa
 impl RouteQuery {
     #[inline(always)]
     fn new(ingress: u32, ip: &Ipv4, rewrite: &Rewrite, len: usize) -> Self {
-        Self { ingress, source: ip.source, destination: rewrite.destination, tos: ip.tos, protocol: ip.protocol, len: len as u16 }
+        Self {
+            ingress,
+            source: ip.source,
+            destination: rewrite.destination,
+            tos: ip.tos,
+            protocol: ip.protocol,
+            len: len as u16,
+        }
     }
 }
 
@@ -255,9 +317,17 @@ fn parse<P: Packet + ?Sized>(packet: &mut P) -> Result<Ipv4, Outcome> {
         return Err(Outcome::Malformed);
     }
     let header = Ipv4::read(packet, IP_AT).ok_or(Outcome::Malformed)?;
-    let beyond = if header.protocol == ICMP { icmp::HEADER_LEN + QUOTE_REACH } else { TRANSPORT_REACH };
+    let beyond = if header.protocol == ICMP {
+        icmp::HEADER_LEN + QUOTE_REACH
+    } else {
+        TRANSPORT_REACH
+    };
     let until = IP_AT + header.header_len + beyond;
-    if !packet.reach(if until < packet.len() { until } else { packet.len() }) {
+    if !packet.reach(if until < packet.len() {
+        until
+    } else {
+        packet.len()
+    }) {
         return Err(Outcome::Malformed);
     }
     Ipv4::parse(packet, IP_AT)
@@ -265,7 +335,14 @@ fn parse<P: Packet + ?Sized>(packet: &mut P) -> Result<Ipv4, Outcome> {
 
 /// Writes packet and quote. The quote first: its message's checksum lies in the packet, not in its header.
 #[inline(always)]
-fn write<P: Packet + ?Sized>(packet: &mut P, ip: &Ipv4, rewrite: &Rewrite, quote: Option<&Quote>, quoted: &Rewrite, hops: u8) -> Option<()> {
+fn write<P: Packet + ?Sized>(
+    packet: &mut P,
+    ip: &Ipv4,
+    rewrite: &Rewrite,
+    quote: Option<&Quote>,
+    quoted: &Rewrite,
+    hops: u8,
+) -> Option<()> {
     if let Some(quote) = quote {
         quoted.apply_to_quote(packet, quote)?;
     }

@@ -39,7 +39,9 @@ fn opaque(pointer: usize) -> usize {
     let same;
     // SAFETY: copies one register to another. (Without an instruction of its own the statement would give two lines of
     // the line table one offset, which the kernel refuses.)
-    unsafe { asm!("{same} = {pointer}", same = out(reg) same, pointer = in(reg) pointer, options(pure, nomem, nostack)) };
+    unsafe {
+        asm!("{same} = {pointer}", same = out(reg) same, pointer = in(reg) pointer, options(pure, nomem, nostack))
+    };
     same
 }
 
@@ -47,7 +49,11 @@ fn opaque(pointer: usize) -> usize {
 #[inline(always)]
 fn place(start: usize, end: usize, at: usize, size: usize) -> Option<usize> {
     let place = start + at;
-    if place + size > end { None } else { Some(place) }
+    if place + size > end {
+        None
+    } else {
+        Some(place)
+    }
 }
 
 /// The byte accessors of [`Packet`] over a type with `fn bounds(&self) -> (start, end)`.
@@ -105,7 +111,10 @@ pub struct Frame {
 impl Frame {
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
-        Self { start: opaque(ctx.data()), end: opaque(ctx.data_end()) }
+        Self {
+            start: opaque(ctx.data()),
+            end: opaque(ctx.data_end()),
+        }
     }
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
@@ -217,14 +226,27 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn update_transport_checksum(&mut self, at: usize, delta: Delta, zero: ZeroChecksum) -> Option<()> {
+    fn update_transport_checksum(
+        &mut self,
+        at: usize,
+        delta: Delta,
+        zero: ZeroChecksum,
+    ) -> Option<()> {
         let mut flags = u64::from(BPF_F_PSEUDO_HDR);
         if zero == ZeroChecksum::MeansNone {
             flags |= u64::from(BPF_F_MARK_MANGLED_0);
         }
         // Size 0 in the flags: `to` is a difference.
         // SAFETY: a valid context; the helper checks the offset.
-        let rc = unsafe { helpers::generated::bpf_l4_csum_replace(self.raw(), at as u32, 0, u64::from(delta.wsum()), flags) };
+        let rc = unsafe {
+            helpers::generated::bpf_l4_csum_replace(
+                self.raw(),
+                at as u32,
+                0,
+                u64::from(delta.wsum()),
+                flags,
+            )
+        };
         (rc == 0).then_some(())
     }
 
@@ -280,11 +302,15 @@ pub fn fib_lookup(ctx: &RawContext, query: &RouteQuery) -> Result<NextHop, Outco
     fib.__bindgen_anon_3.ipv4_src = query.source.wire();
     fib.__bindgen_anon_4.ipv4_dst = query.destination.wire();
     // SAFETY: a valid context, and a structure of the size that is said.
-    let rc = unsafe { helpers::generated::bpf_fib_lookup(ctx.0, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
+    let rc = unsafe {
+        helpers::generated::bpf_fib_lookup(ctx.0, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0)
+    };
     match rc as u32 {
-        bindings::BPF_FIB_LKUP_RET_SUCCESS => {
-            Ok(NextHop { ifindex: fib.ifindex, destination: Mac::from_octets(fib.dmac), source: Mac::from_octets(fib.smac) })
-        }
+        bindings::BPF_FIB_LKUP_RET_SUCCESS => Ok(NextHop {
+            ifindex: fib.ifindex,
+            destination: Mac::from_octets(fib.dmac),
+            source: Mac::from_octets(fib.smac),
+        }),
         bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Err(Outcome::NoNeighbour),
         bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
         _ => Err(Outcome::NotForwarded),

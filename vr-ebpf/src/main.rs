@@ -61,7 +61,11 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let maps = Maps::of_tc(&ctx);
-        let arrival = Arrival { ifindex: maps.ifindex, gso_size: skb.gso_size(), priority_tagged: skb.is_tagged() };
+        let arrival = Arrival {
+            ifindex: maps.ifindex,
+            gso_size: skb.gso_size(),
+            priority_tagged: skb.is_tagged(),
+        };
         path::tc_ingress(&mut skb, &maps, &arrival)
     };
     carry_out(&mut skb, Hook::TcIngress, verdict, bytes)
@@ -80,7 +84,10 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let maps = Maps::of_tc(&ctx);
-        let departure = Departure { ifindex: maps.ifindex, ingress: skb.ingress_ifindex() };
+        let departure = Departure {
+            ifindex: maps.ifindex,
+            ingress: skb.ingress_ifindex(),
+        };
         path::tc_egress(&mut skb, &maps, &departure)
     };
     carry_out(&mut skb, Hook::TcEgress, verdict, bytes)

@@ -25,7 +25,8 @@ static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0
 
 /// Packets and bytes by [`Hook::slot`].
 #[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(SLOTS * Hook::ALL.len() as u32, 0);
+static COUNTERS: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(SLOTS * Hook::ALL.len() as u32, 0);
 
 /// The tables and the FIB, as one packet on one interface sees them.
 pub struct Maps {
@@ -37,22 +38,33 @@ pub struct Maps {
 impl Maps {
     #[inline(always)]
     pub fn of_xdp(ctx: &XdpContext) -> Self {
-        Self { ifindex: ctx.ingress_ifindex() as u32, ctx: RawContext::of(ctx) }
+        Self {
+            ifindex: ctx.ingress_ifindex() as u32,
+            ctx: RawContext::of(ctx),
+        }
     }
     #[inline(always)]
     pub fn of_tc(ctx: &TcContext) -> Self {
-        Self { ifindex: kernel::ifindex(ctx), ctx: RawContext::of(ctx) }
+        Self {
+            ifindex: kernel::ifindex(ctx),
+            ctx: RawContext::of(ctx),
+        }
     }
 }
 
 impl Tables for Maps {
     #[inline(always)]
     fn address(&self, address: Addr) -> Option<AddressEntry> {
-        kernel::copy(ADDRESSES.get_ptr(&address)?, |entry: &AddressEntry| entry.address == address)
+        kernel::copy(ADDRESSES.get_ptr(&address)?, |entry: &AddressEntry| {
+            entry.address == address
+        })
     }
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
-        kernel::copy(INTERFACES.get_ptr(Interface::slot(ifindex))?, |entry: &Interface| entry.ifindex == ifindex)
+        kernel::copy(
+            INTERFACES.get_ptr(Interface::slot(ifindex))?,
+            |entry: &Interface| entry.ifindex == ifindex,
+        )
     }
 }
 

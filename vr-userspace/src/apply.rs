@@ -57,19 +57,40 @@ pub struct Applied {
 ///
 /// # Errors
 /// If the kernel refuses programs or maps.
-pub fn prepare(newest: Option<&Generation>, from: &Picture, to: &Picture) -> Result<Option<Prepared>> {
+pub fn prepare(
+    newest: Option<&Generation>,
+    from: &Picture,
+    to: &Picture,
+) -> Result<Option<Prepared>> {
     if to.interfaces.is_empty() {
         return Ok(None);
     }
     // Both sets of addresses are in the table for a moment.
-    let most = to.entries.keys().filter(|address| !from.entries.contains_key(address)).count() + from.entries.len();
-    if let Some(generation) = newest.filter(|generation| generation.serves(most, !to.xdp.is_empty())) {
-        return Ok(Some(Prepared { generation: generation.clone(), new: None }));
+    let most = to
+        .entries
+        .keys()
+        .filter(|address| !from.entries.contains_key(address))
+        .count()
+        + from.entries.len();
+    if let Some(generation) =
+        newest.filter(|generation| generation.serves(most, !to.xdp.is_empty()))
+    {
+        return Ok(Some(Prepared {
+            generation: generation.clone(),
+            new: None,
+        }));
     }
     let changes = diff(from, to);
-    let interfaces = to.interfaces.values().map(|interface| (interface.ifindex, cautious(*interface, &changes))).collect();
+    let interfaces = to
+        .interfaces
+        .values()
+        .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
+        .collect();
     let (generation, programs) = Generation::make(newest, &to.entries, &interfaces)?;
-    Ok(Some(Prepared { generation, new: Some(programs) }))
+    Ok(Some(Prepared {
+        generation,
+        new: Some(programs),
+    }))
 }
 
 impl Apply<'_> {
@@ -77,9 +98,17 @@ impl Apply<'_> {
     ///
     /// # Errors
     /// The first step that fails; the steps before it are done.
-    pub async fn run(&self, prepared: Option<Prepared>, from: &Picture, to: &mut Picture) -> Result<Applied> {
+    pub async fn run(
+        &self,
+        prepared: Option<Prepared>,
+        from: &Picture,
+        to: &mut Picture,
+    ) -> Result<Applied> {
         let changes = diff(from, to);
-        let mut applied = Applied { clsact: self.clsact.clone(), ..Applied::default() };
+        let mut applied = Applied {
+            clsact: self.clsact.clone(),
+            ..Applied::default()
+        };
         if let Some(Prepared { generation, new }) = &prepared {
             if new.is_none() {
                 write_tables(generation, &changes)?;
@@ -91,7 +120,10 @@ impl Apply<'_> {
         for ifindex in &changes.remove_interfaces {
             self.detach(*ifindex, &mut applied).await?;
             if let Some(Prepared { generation, .. }) = &prepared
-                && !to.interfaces.keys().any(|other| Interface::slot(*other) == Interface::slot(*ifindex))
+                && !to
+                    .interfaces
+                    .keys()
+                    .any(|other| Interface::slot(*other) == Interface::slot(*ifindex))
             {
                 generation.write_interface(*ifindex, None)?;
             }
@@ -106,7 +138,13 @@ impl Apply<'_> {
 
     /// Makes every interface of `to` run this generation's programs. Those that run them already are set again all the
     /// same: that mends an attachment that somebody else has taken away.
-    async fn attach(&self, generation: &Generation, to: &mut Picture, changes: &Diff, applied: &mut Applied) -> Result<()> {
+    async fn attach(
+        &self,
+        generation: &Generation,
+        to: &mut Picture,
+        changes: &Diff,
+        applied: &mut Applied,
+    ) -> Result<()> {
         for ifindex in to.interfaces.keys() {
             let link = self.link(*ifindex)?;
             for hook in [Hook::TcIngress, Hook::TcEgress] {
@@ -126,7 +164,9 @@ impl Apply<'_> {
                     }
                     applied.refused.insert(ifindex, Refusal { why });
                 }
-                Err(AttachError::Refused(why)) => bail!("{why}. `--backend auto` would use TC there"),
+                Err(AttachError::Refused(why)) => {
+                    bail!("{why}. `--backend auto` would use TC there")
+                }
                 Err(AttachError::Failed(error)) => return Err(error),
             }
         }
@@ -144,7 +184,9 @@ impl Apply<'_> {
     /// Takes all programs off an interface that is no longer the router's, if it is still there.
     async fn detach(&self, ifindex: u32, applied: &mut Applied) -> Result<()> {
         let clsact = applied.clsact.remove(&ifindex);
-        let Some(link) = self.machine.links.get(&ifindex) else { return Ok(()) };
+        let Some(link) = self.machine.links.get(&ifindex) else {
+            return Ok(());
+        };
         ebpf::detach_xdp(self.netlink, link).await?;
         for hook in [Hook::TcIngress, Hook::TcEgress] {
             ebpf::detach_tc(link, hook);
@@ -164,7 +206,9 @@ impl Apply<'_> {
             sysctl::set_forwarding(true)?;
         }
         for route in &changes.add_routes {
-            self.netlink.add_default_route(route, !self.is_on_link(route, to)).await?;
+            self.netlink
+                .add_default_route(route, !self.is_on_link(route, to))
+                .await?;
         }
         Ok(())
     }
@@ -173,11 +217,18 @@ impl Apply<'_> {
         for route in &changes.remove_routes {
             self.netlink.remove_default_route(route).await?;
         }
-        let (hosts, subnets): (Vec<OnLink>, Vec<OnLink>) = changes.remove_addresses.iter().partition(|on_link| on_link.prefix == 32);
+        let (hosts, subnets): (Vec<OnLink>, Vec<OnLink>) = changes
+            .remove_addresses
+            .iter()
+            .partition(|on_link| on_link.prefix == 32);
         self.netlink.remove_addresses(&hosts).await?;
         for on_link in subnets {
             if let Some(link) = self.machine.links.get(&on_link.ifindex) {
-                sysctl::promoting_secondaries(&link.name, self.netlink.remove_addresses(&[on_link])).await?;
+                sysctl::promoting_secondaries(
+                    &link.name,
+                    self.netlink.remove_addresses(&[on_link]),
+                )
+                .await?;
             }
         }
         if changes.forwarding == Some(false) {
@@ -187,21 +238,43 @@ impl Apply<'_> {
     }
 
     fn is_on_link(&self, route: &DefaultRoute, to: &Picture) -> bool {
-        self.machine.addresses.iter().chain(&to.addresses).any(|on_link| {
-            on_link.ifindex == route.ifindex && Ipv4Net::new(on_link.address, on_link.prefix).is_ok_and(|subnet| subnet.contains(&route.gateway))
-        })
+        self.machine
+            .addresses
+            .iter()
+            .chain(&to.addresses)
+            .any(|on_link| {
+                on_link.ifindex == route.ifindex
+                    && Ipv4Net::new(on_link.address, on_link.prefix)
+                        .is_ok_and(|subnet| subnet.contains(&route.gateway))
+            })
     }
 
     fn link(&self, ifindex: u32) -> Result<&Link> {
-        self.machine.links.get(&ifindex).ok_or_else(|| anyhow!("interface {ifindex} has gone")).context("a NIC was removed meanwhile; load again")
+        self.machine
+            .links
+            .get(&ifindex)
+            .ok_or_else(|| anyhow!("interface {ifindex} has gone"))
+            .context("a NIC was removed meanwhile; load again")
     }
 }
 
 /// Fills the tables of a running generation.
 fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
     let mut table = generation.addresses()?;
-    table.write(&changes.set_entries.iter().map(|entry| (entry.address.octets(), entry.to_bytes())).collect::<Vec<_>>())?;
-    table.remove(&changes.remove_entries.iter().map(|address| address.octets()).collect::<Vec<_>>())?;
+    table.write(
+        &changes
+            .set_entries
+            .iter()
+            .map(|entry| (entry.address.octets(), entry.to_bytes()))
+            .collect::<Vec<_>>(),
+    )?;
+    table.remove(
+        &changes
+            .remove_entries
+            .iter()
+            .map(|address| address.octets())
+            .collect::<Vec<_>>(),
+    )?;
     for interface in &changes.set_interfaces {
         generation.write_interface(interface.ifindex, Some(cautious(*interface, changes)))?;
     }

@@ -54,15 +54,29 @@ pub struct Desired {
 
 /// Works out what is to be set up. What is there already but not `owned` is somebody else's, and stays so.
 #[must_use]
-pub fn desired(config: &Config, machine: &Machine, forwards: bool, owned: &Owned, backend: Backend, refused: &BTreeMap<u32, Refusal>) -> Desired {
+pub fn desired(
+    config: &Config,
+    machine: &Machine,
+    forwards: bool,
+    owned: &Owned,
+    backend: Backend,
+    refused: &BTreeMap<u32, Refusal>,
+) -> Desired {
     let mut desired = Desired::default();
     for (index, entry) in config.interfaces.iter().enumerate() {
         let Some(link) = find(machine, entry.mac) else {
-            desired.pending.push(format!("if_list[{index}]: no NIC with MAC {} yet ({}/{})", entry.mac, entry.address, entry.prefix));
+            desired.pending.push(format!(
+                "if_list[{index}]: no NIC with MAC {} yet ({}/{})",
+                entry.mac, entry.address, entry.prefix
+            ));
             continue;
         };
         let (xdp, why) = choose(link, backend, refused.get(&link.ifindex));
-        desired.ports.push(Port { link: link.clone(), xdp, why });
+        desired.ports.push(Port {
+            link: link.clone(),
+            xdp,
+            why,
+        });
         let picture = &mut desired.picture;
         if xdp {
             picture.xdp.insert(link.ifindex);
@@ -79,9 +93,21 @@ pub fn desired(config: &Config, machine: &Machine, forwards: bool, owned: &Owned
                 flags: flags(link, machine, xdp, entry.gateway.is_some()),
             },
         );
-        want_address(picture, machine, owned, OnLink { ifindex: link.ifindex, address: entry.address, prefix: entry.prefix });
+        want_address(
+            picture,
+            machine,
+            owned,
+            OnLink {
+                ifindex: link.ifindex,
+                address: entry.address,
+                prefix: entry.prefix,
+            },
+        );
         if let Some(gateway) = entry.gateway {
-            let route = DefaultRoute { ifindex: link.ifindex, gateway };
+            let route = DefaultRoute {
+                ifindex: link.ifindex,
+                gateway,
+            };
             if !machine.routes.contains(&route) || owned.routes.contains(&route) {
                 picture.routes.insert(route);
             }
@@ -101,18 +127,31 @@ fn want_address(picture: &mut Picture, machine: &Machine, owned: &Owned, on_link
 }
 
 fn translations(desired: &mut Desired, config: &Config, machine: &Machine, owned: &Owned) {
-    let uplink = config.uplink().and_then(|entry| find(machine, entry.mac).map(|link| (link.ifindex, entry.address)));
+    let uplink = config
+        .uplink()
+        .and_then(|entry| find(machine, entry.mac).map(|link| (link.ifindex, entry.address)));
     let Some((ifindex, own)) = uplink else {
         let waiting = config.eips.len() + config.forwards.len();
         if waiting > 0 {
-            let missing = if config.uplink().is_some() { "the uplink's NIC" } else { "an if_list entry with a gateway" };
-            desired.pending.push(format!("{} EIPs and {} port forwards: they need {missing}", config.eips.len(), config.forwards.len()));
+            let missing = if config.uplink().is_some() {
+                "the uplink's NIC"
+            } else {
+                "an if_list entry with a gateway"
+            };
+            desired.pending.push(format!(
+                "{} EIPs and {} port forwards: they need {missing}",
+                config.eips.len(),
+                config.forwards.len()
+            ));
         }
         return;
     };
     let picture = &mut desired.picture;
     let role = |picture: &mut Picture, address: Addr, set: &dyn Fn(&mut AddressEntry)| {
-        set(picture.entries.entry(address).or_insert(AddressEntry::new(address)));
+        set(picture
+            .entries
+            .entry(address)
+            .or_insert(AddressEntry::new(address)));
     };
     for pair in &config.eips {
         let (eip, vm) = (Addr::from(pair.eip), Addr::from(pair.vm));
@@ -124,26 +163,55 @@ fn translations(desired: &mut Desired, config: &Config, machine: &Machine, owned
             }
         });
     }
-    let outside = config.eips.iter().map(|pair| pair.eip).chain(config.forwards.iter().map(|forward| forward.eip));
+    let outside = config
+        .eips
+        .iter()
+        .map(|pair| pair.eip)
+        .chain(config.forwards.iter().map(|forward| forward.eip));
     for address in outside.filter(|address| *address != own) {
-        want_address(picture, machine, owned, OnLink { ifindex, address, prefix: 32 });
+        want_address(
+            picture,
+            machine,
+            owned,
+            OnLink {
+                ifindex,
+                address,
+                prefix: 32,
+            },
+        );
     }
 }
 
 /// The NIC of a MAC. A bridge has the MAC of one of its ports, and a VLAN that of its NIC: an address belongs on the bridge
 /// rather than its port, and on the NIC rather than its VLAN.
 fn find(machine: &Machine, mac: MacAddr) -> Option<&Link> {
-    let all: Vec<&Link> = machine.links.values().filter(|link| link.mac == Some(mac)).collect();
-    let is_port_of_one = |link: &Link| link.master.is_some_and(|master| all.iter().any(|other| other.ifindex == master));
-    let is_upper_of_one = |link: &Link| link.lower.is_some_and(|lower| all.iter().any(|other| other.ifindex == lower));
-    all.iter().find(|link| !is_port_of_one(link) && !is_upper_of_one(link)).or(all.first()).copied()
+    let all: Vec<&Link> = machine
+        .links
+        .values()
+        .filter(|link| link.mac == Some(mac))
+        .collect();
+    let is_port_of_one = |link: &Link| {
+        link.master
+            .is_some_and(|master| all.iter().any(|other| other.ifindex == master))
+    };
+    let is_upper_of_one = |link: &Link| {
+        link.lower
+            .is_some_and(|lower| all.iter().any(|other| other.ifindex == lower))
+    };
+    all.iter()
+        .find(|link| !is_port_of_one(link) && !is_upper_of_one(link))
+        .or(all.first())
+        .copied()
 }
 
 fn choose(link: &Link, backend: Backend, refused: Option<&Refusal>) -> (bool, String) {
     match (backend, &link.kind, refused) {
         (Backend::Xdp, ..) => (true, "asked for".to_owned()),
         (Backend::Tc, ..) => (false, "asked for".to_owned()),
-        (_, Some(kind), _) => (false, format!("{kind} delivers whole socket buffers, which XDP would have to take apart")),
+        (_, Some(kind), _) => (
+            false,
+            format!("{kind} delivers whole socket buffers, which XDP would have to take apart"),
+        ),
         (_, None, Some(refusal)) => (false, refusal.why.clone()),
         (_, None, None) => (true, "a NIC, which delivers bare frames".to_owned()),
     }
@@ -158,7 +226,11 @@ fn flags(link: &Link, machine: &Machine, xdp: bool, uplink: bool) -> u16 {
         None => link.kind.is_none() && xdp,
     };
     let mut flags = 0;
-    for (set, flag) in [(uplink, Interface::UPLINK), (takes_redirect, Interface::TAKES_REDIRECT), (veth, Interface::UNFINISHED_CHECKSUMS)] {
+    for (set, flag) in [
+        (uplink, Interface::UPLINK),
+        (takes_redirect, Interface::TAKES_REDIRECT),
+        (veth, Interface::UNFINISHED_CHECKSUMS),
+    ] {
         if set {
             flags |= flag;
         }
@@ -188,19 +260,44 @@ mod tests {
     const INSIDE: &str = "52:54:84:11:00:03";
 
     fn nic(ifindex: u32, mac: &str) -> Link {
-        Link { ifindex, name: format!("eth{ifindex}"), mac: Some(mac.parse().unwrap()), up: true, kind: None, master: None, lower: None, mtu: 1500, xdp: None }
+        Link {
+            ifindex,
+            name: format!("eth{ifindex}"),
+            mac: Some(mac.parse().unwrap()),
+            up: true,
+            kind: None,
+            master: None,
+            lower: None,
+            mtu: 1500,
+            xdp: None,
+        }
     }
 
     fn machine(links: impl IntoIterator<Item = Link>) -> Machine {
-        Machine { links: links.into_iter().map(|link| (link.ifindex, link)).collect(), ..Machine::default() }
+        Machine {
+            links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
+            ..Machine::default()
+        }
     }
 
     fn sample() -> Config {
-        config::parse("kylin-vr.yaml", include_str!("../../examples/kylin-vr.yaml")).unwrap().config
+        config::parse(
+            "kylin-vr.yaml",
+            include_str!("../../examples/kylin-vr.yaml"),
+        )
+        .unwrap()
+        .config
     }
 
     fn on(config: &Config, machine: &Machine) -> Desired {
-        desired(config, machine, true, &Owned::default(), Backend::Auto, &BTreeMap::new())
+        desired(
+            config,
+            machine,
+            true,
+            &Owned::default(),
+            Backend::Auto,
+            &BTreeMap::new(),
+        )
     }
 
     fn ip(text: &str) -> Ipv4Addr {
@@ -211,13 +308,41 @@ mod tests {
     fn the_sample_on_its_two_nics() {
         let desired = on(&sample(), &machine([nic(2, UPLINK), nic(3, INSIDE)]));
         let picture = desired.picture;
-        let addresses: Vec<String> = picture.addresses.iter().map(|a| format!("{} {}/{}", a.ifindex, a.address, a.prefix)).collect();
-        assert_eq!(addresses, ["2 10.90.2.250/32", "2 10.90.2.251/32", "2 10.90.2.254/32", "2 10.90.3.37/24", "3 192.168.100.254/24"]);
-        assert_eq!(picture.routes.into_iter().collect::<Vec<_>>(), [DefaultRoute { ifindex: 2, gateway: ip("10.90.3.1") }]);
+        let addresses: Vec<String> = picture
+            .addresses
+            .iter()
+            .map(|a| format!("{} {}/{}", a.ifindex, a.address, a.prefix))
+            .collect();
+        assert_eq!(
+            addresses,
+            [
+                "2 10.90.2.250/32",
+                "2 10.90.2.251/32",
+                "2 10.90.2.254/32",
+                "2 10.90.3.37/24",
+                "3 192.168.100.254/24"
+            ]
+        );
+        assert_eq!(
+            picture.routes.into_iter().collect::<Vec<_>>(),
+            [DefaultRoute {
+                ifindex: 2,
+                gateway: ip("10.90.3.1")
+            }]
+        );
         let entry = |text: &str| picture.entries.get(&ip(text).into()).copied();
-        assert_eq!(entry("10.90.2.250").map(|e| (e.vm, e.eip)), Some((ip("192.168.100.190").into(), Addr::NONE)));
-        assert_eq!(entry("192.168.100.191").map(|e| (e.vm, e.eip)), Some((Addr::NONE, ip("10.90.2.251").into())));
-        assert_eq!(picture.interfaces[&2].flags, Interface::UPLINK | Interface::TAKES_REDIRECT);
+        assert_eq!(
+            entry("10.90.2.250").map(|e| (e.vm, e.eip)),
+            Some((ip("192.168.100.190").into(), Addr::NONE))
+        );
+        assert_eq!(
+            entry("192.168.100.191").map(|e| (e.vm, e.eip)),
+            Some((Addr::NONE, ip("10.90.2.251").into()))
+        );
+        assert_eq!(
+            picture.interfaces[&2].flags,
+            Interface::UPLINK | Interface::TAKES_REDIRECT
+        );
         assert_eq!(picture.interfaces[&3].flags, Interface::TAKES_REDIRECT);
         assert!(desired.pending.is_empty());
     }
@@ -233,30 +358,87 @@ mod tests {
     #[test]
     fn what_somebody_else_set_is_not_ours_and_what_we_set_stays_ours() {
         let mut machine = machine([nic(2, UPLINK), nic(3, INSIDE)]);
-        let (theirs, ours) = (OnLink { ifindex: 2, address: ip("10.90.2.250"), prefix: 32 }, OnLink { ifindex: 2, address: ip("10.90.2.251"), prefix: 32 });
+        let (theirs, ours) = (
+            OnLink {
+                ifindex: 2,
+                address: ip("10.90.2.250"),
+                prefix: 32,
+            },
+            OnLink {
+                ifindex: 2,
+                address: ip("10.90.2.251"),
+                prefix: 32,
+            },
+        );
         machine.addresses.extend([theirs, ours]);
-        let owned = Owned { addresses: [ours].into(), ..Owned::default() };
-        let picture = desired(&sample(), &machine, true, &owned, Backend::Auto, &BTreeMap::new()).picture;
+        let owned = Owned {
+            addresses: [ours].into(),
+            ..Owned::default()
+        };
+        let picture = desired(
+            &sample(),
+            &machine,
+            true,
+            &owned,
+            Backend::Auto,
+            &BTreeMap::new(),
+        )
+        .picture;
         assert!(picture.addresses.contains(&ours) && !picture.addresses.contains(&theirs));
-        assert!(picture.entries.contains_key(&theirs.address.into()), "it is translated all the same");
+        assert!(
+            picture.entries.contains_key(&theirs.address.into()),
+            "it is translated all the same"
+        );
     }
 
     #[test]
     fn two_eips_of_one_vm_both_come_in_and_the_first_goes_out() {
-        let text = format!("if_list: [{{ipaddr: 10.0.0.1, prefix: 24, mac: '{UPLINK}', gateway: 10.0.0.2}}]\neip_list: [{{eip: 10.0.1.9, vm-ip: 192.168.0.1}}, {{eip: 10.0.1.3, vm-ip: 192.168.0.1}}]");
+        let text = format!(
+            "if_list: [{{ipaddr: 10.0.0.1, prefix: 24, mac: '{UPLINK}', gateway: 10.0.0.2}}]\neip_list: [{{eip: 10.0.1.9, vm-ip: 192.168.0.1}}, {{eip: 10.0.1.3, vm-ip: 192.168.0.1}}]"
+        );
         let config = config::parse("x", &text).unwrap().config;
         let picture = on(&config, &machine([nic(2, UPLINK)])).picture;
-        assert_eq!(picture.entries[&ip("192.168.0.1").into()].eip, ip("10.0.1.9").into());
-        assert_eq!(picture.entries[&ip("10.0.1.3").into()].vm, ip("192.168.0.1").into());
+        assert_eq!(
+            picture.entries[&ip("192.168.0.1").into()].eip,
+            ip("10.0.1.9").into()
+        );
+        assert_eq!(
+            picture.entries[&ip("10.0.1.3").into()].vm,
+            ip("192.168.0.1").into()
+        );
     }
 
     #[test]
     fn backends_are_chosen_for_each_interface() {
-        let veth = Link { kind: Some("veth".into()), ..nic(3, INSIDE) };
+        let veth = Link {
+            kind: Some("veth".into()),
+            ..nic(3, INSIDE)
+        };
         let machine = machine([nic(2, UPLINK), veth]);
         let xdp = |backend, refused: &[(u32, &str)]| {
-            let refused = refused.iter().map(|(ifindex, why)| (*ifindex, Refusal { why: (*why).to_owned() })).collect();
-            desired(&sample(), &machine, true, &Owned::default(), backend, &refused).picture.xdp.into_iter().collect::<Vec<_>>()
+            let refused = refused
+                .iter()
+                .map(|(ifindex, why)| {
+                    (
+                        *ifindex,
+                        Refusal {
+                            why: (*why).to_owned(),
+                        },
+                    )
+                })
+                .collect();
+            desired(
+                &sample(),
+                &machine,
+                true,
+                &Owned::default(),
+                backend,
+                &refused,
+            )
+            .picture
+            .xdp
+            .into_iter()
+            .collect::<Vec<_>>()
         };
         assert_eq!(xdp(Backend::Auto, &[]), [2]);
         assert_eq!(xdp(Backend::Auto, &[(2, "LRO")]), [] as [u32; 0]);
@@ -266,12 +448,28 @@ mod tests {
 
     #[test]
     fn redirection_is_only_to_those_that_take_it() {
-        let veth = |ifindex, mac| Link { kind: Some("veth".into()), ..nic(ifindex, mac) };
+        let veth = |ifindex, mac| Link {
+            kind: Some("veth".into()),
+            ..nic(ifindex, mac)
+        };
         let mut machine = machine([veth(2, UPLINK), veth(3, INSIDE)]);
         let takes = |machine: &Machine, ifindex: u32| {
-            desired(&sample(), machine, true, &Owned::default(), Backend::Xdp, &BTreeMap::new()).picture.interfaces[&ifindex].has(Interface::TAKES_REDIRECT)
+            desired(
+                &sample(),
+                machine,
+                true,
+                &Owned::default(),
+                Backend::Xdp,
+                &BTreeMap::new(),
+            )
+            .picture
+            .interfaces[&ifindex]
+                .has(Interface::TAKES_REDIRECT)
         };
-        assert!(!takes(&machine, 2), "an old kernel does not tell of a veth's peer");
+        assert!(
+            !takes(&machine, 2),
+            "an old kernel does not tell of a veth's peer"
+        );
         machine.redirect_targets = Some([3].into());
         assert!(!takes(&machine, 2));
         assert!(takes(&machine, 3));
@@ -279,16 +477,43 @@ mod tests {
 
     #[test]
     fn of_a_bridge_and_its_port_the_bridge_is_meant_and_of_a_nic_and_its_vlan_the_nic() {
-        let bridge = Link { kind: Some("bridge".into()), ..nic(9, UPLINK) };
-        let port = Link { master: Some(9), ..nic(2, UPLINK) };
-        assert_eq!(find(&machine([port, bridge]), UPLINK.parse().unwrap()).unwrap().ifindex, 9);
-        let vlan = Link { lower: Some(7), kind: Some("vlan".into()), ..nic(3, UPLINK) };
-        assert_eq!(find(&machine([nic(7, UPLINK), vlan]), UPLINK.parse().unwrap()).unwrap().ifindex, 7);
+        let bridge = Link {
+            kind: Some("bridge".into()),
+            ..nic(9, UPLINK)
+        };
+        let port = Link {
+            master: Some(9),
+            ..nic(2, UPLINK)
+        };
+        assert_eq!(
+            find(&machine([port, bridge]), UPLINK.parse().unwrap())
+                .unwrap()
+                .ifindex,
+            9
+        );
+        let vlan = Link {
+            lower: Some(7),
+            kind: Some("vlan".into()),
+            ..nic(3, UPLINK)
+        };
+        assert_eq!(
+            find(&machine([nic(7, UPLINK), vlan]), UPLINK.parse().unwrap())
+                .unwrap()
+                .ifindex,
+            7
+        );
     }
 
     #[test]
     fn interfaces_that_share_a_slot_are_refused_by_name() {
-        let desired = on(&sample(), &machine([nic(2, UPLINK), nic(2 + INTERFACE_SLOTS, INSIDE)]));
-        assert!(desired.impossible[0].contains("eth2") && desired.impossible[0].contains("eth1026"), "{:?}", desired.impossible);
+        let desired = on(
+            &sample(),
+            &machine([nic(2, UPLINK), nic(2 + INTERFACE_SLOTS, INSIDE)]),
+        );
+        assert!(
+            desired.impossible[0].contains("eth2") && desired.impossible[0].contains("eth1026"),
+            "{:?}",
+            desired.impossible
+        );
     }
 }

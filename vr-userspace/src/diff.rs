@@ -70,11 +70,17 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
 }
 
 fn changed<K: Ord, V: PartialEq + Copy>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> Vec<V> {
-    to.iter().filter(|(key, value)| from.get(key) != Some(value)).map(|(_, value)| *value).collect()
+    to.iter()
+        .filter(|(key, value)| from.get(key) != Some(value))
+        .map(|(_, value)| *value)
+        .collect()
 }
 
 fn gone<K: Ord + Copy, V>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> Vec<K> {
-    from.keys().filter(|key| !to.contains_key(key)).copied().collect()
+    from.keys()
+        .filter(|key| !to.contains_key(key))
+        .copied()
+        .collect()
 }
 
 fn missing<T: Ord + Copy>(wanted: &BTreeSet<T>, there: &BTreeSet<T>) -> Vec<T> {
@@ -94,18 +100,32 @@ impl Diff {
         let mut say = |line: fmt::Arguments<'_>| lines.push(line.to_string());
         for entry in &self.set_entries {
             if !entry.vm.is_none() {
-                say(format_args!("+ translate {} to {}", entry.address, entry.vm));
+                say(format_args!(
+                    "+ translate {} to {}",
+                    entry.address, entry.vm
+                ));
             }
             if !entry.eip.is_none() {
-                say(format_args!("+ translate {} to {} going out", entry.address, entry.eip));
+                say(format_args!(
+                    "+ translate {} to {} going out",
+                    entry.address, entry.eip
+                ));
             }
         }
         for address in &self.remove_entries {
             say(format_args!("- translate {address}"));
         }
         for interface in &self.set_interfaces {
-            let role = if interface.has(Interface::UPLINK) { "uplink" } else { "inside" };
-            say(format_args!("+ interface {} as {role}, {}", name(interface.ifindex), interface.address));
+            let role = if interface.has(Interface::UPLINK) {
+                "uplink"
+            } else {
+                "inside"
+            };
+            say(format_args!(
+                "+ interface {} as {role}, {}",
+                name(interface.ifindex),
+                interface.address
+            ));
         }
         for ifindex in &self.add_xdp {
             say(format_args!("+ XDP on {}", name(*ifindex)));
@@ -114,10 +134,19 @@ impl Diff {
             say(format_args!("+ set {} up", name(*ifindex)));
         }
         for on_link in &self.add_addresses {
-            say(format_args!("+ address {}/{} on {}", on_link.address, on_link.prefix, name(on_link.ifindex)));
+            say(format_args!(
+                "+ address {}/{} on {}",
+                on_link.address,
+                on_link.prefix,
+                name(on_link.ifindex)
+            ));
         }
         for route in &self.add_routes {
-            say(format_args!("+ default route by {} on {}", route.gateway, name(route.ifindex)));
+            say(format_args!(
+                "+ default route by {} on {}",
+                route.gateway,
+                name(route.ifindex)
+            ));
         }
         match self.forwarding {
             Some(true) => say(format_args!("+ IPv4 forwarding")),
@@ -125,10 +154,19 @@ impl Diff {
             None => {}
         }
         for route in &self.remove_routes {
-            say(format_args!("- default route by {} on {}", route.gateway, name(route.ifindex)));
+            say(format_args!(
+                "- default route by {} on {}",
+                route.gateway,
+                name(route.ifindex)
+            ));
         }
         for on_link in &self.remove_addresses {
-            say(format_args!("- address {}/{} on {}", on_link.address, on_link.prefix, name(on_link.ifindex)));
+            say(format_args!(
+                "- address {}/{} on {}",
+                on_link.address,
+                on_link.prefix,
+                name(on_link.ifindex)
+            ));
         }
         for ifindex in &self.remove_xdp {
             say(format_args!("- XDP on {}", name(*ifindex)));
@@ -150,11 +188,22 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn picture() -> impl Strategy<Value = Picture> {
-        let on_link = (1u32..4, 0u8..8, prop_oneof![Just(24u8), Just(32)])
-            .prop_map(|(ifindex, last, prefix)| OnLink { ifindex, address: Ipv4Addr::new(10, 0, 0, last), prefix });
+        let on_link = (1u32..4, 0u8..8, prop_oneof![Just(24u8), Just(32)]).prop_map(
+            |(ifindex, last, prefix)| OnLink {
+                ifindex,
+                address: Ipv4Addr::new(10, 0, 0, last),
+                prefix,
+            },
+        );
         let entry = (0u8..8, 0u8..4).prop_map(|(address, vm)| {
             let address = Addr::new(10, 0, 0, address);
-            (address, AddressEntry { vm: Addr::new(192, 168, 0, vm), ..AddressEntry::new(address) })
+            (
+                address,
+                AddressEntry {
+                    vm: Addr::new(192, 168, 0, vm),
+                    ..AddressEntry::new(address)
+                },
+            )
         });
         (
             proptest::collection::btree_map(1u32..4, Just(()), 0..3),
@@ -163,15 +212,28 @@ mod tests {
             proptest::collection::vec(entry, 0..6),
             any::<bool>(),
         )
-            .prop_map(|(interfaces, xdp, addresses, entries, forwarding)| Picture {
-                interfaces: interfaces.into_keys().map(|ifindex| (ifindex, Interface { ifindex, ..Interface::EMPTY })).collect(),
-                raised: xdp.clone(),
-                xdp,
-                addresses,
-                entries: entries.into_iter().collect(),
-                forwarding,
-                routes: BTreeSet::new(),
-            })
+            .prop_map(
+                |(interfaces, xdp, addresses, entries, forwarding)| Picture {
+                    interfaces: interfaces
+                        .into_keys()
+                        .map(|ifindex| {
+                            (
+                                ifindex,
+                                Interface {
+                                    ifindex,
+                                    ..Interface::EMPTY
+                                },
+                            )
+                        })
+                        .collect(),
+                    raised: xdp.clone(),
+                    xdp,
+                    addresses,
+                    entries: entries.into_iter().collect(),
+                    forwarding,
+                    routes: BTreeSet::new(),
+                },
+            )
     }
 
     /// What applying a diff makes of a picture.
@@ -179,17 +241,27 @@ mod tests {
         for entry in &diff.set_entries {
             picture.entries.insert(entry.address, *entry);
         }
-        picture.entries.retain(|address, _| !diff.remove_entries.contains(address));
+        picture
+            .entries
+            .retain(|address, _| !diff.remove_entries.contains(address));
         for interface in &diff.set_interfaces {
             picture.interfaces.insert(interface.ifindex, *interface);
         }
-        picture.interfaces.retain(|ifindex, _| !diff.remove_interfaces.contains(ifindex));
+        picture
+            .interfaces
+            .retain(|ifindex, _| !diff.remove_interfaces.contains(ifindex));
         picture.xdp.extend(&diff.add_xdp);
-        picture.xdp.retain(|ifindex| !diff.remove_xdp.contains(ifindex));
+        picture
+            .xdp
+            .retain(|ifindex| !diff.remove_xdp.contains(ifindex));
         picture.raised.extend(&diff.raise);
-        picture.raised.retain(|ifindex| !diff.lower.contains(ifindex));
+        picture
+            .raised
+            .retain(|ifindex| !diff.lower.contains(ifindex));
         picture.addresses.extend(&diff.add_addresses);
-        picture.addresses.retain(|address| !diff.remove_addresses.contains(address));
+        picture
+            .addresses
+            .retain(|address| !diff.remove_addresses.contains(address));
         picture.forwarding = diff.forwarding.unwrap_or(picture.forwarding);
         picture
     }
@@ -211,9 +283,17 @@ mod tests {
     fn an_interfaces_own_address_comes_before_the_eips() {
         let mut to = Picture::default();
         for (last, prefix) in [(1, 32), (9, 24)] {
-            to.addresses.insert(OnLink { ifindex: 2, address: Ipv4Addr::new(10, 0, 0, last), prefix });
+            to.addresses.insert(OnLink {
+                ifindex: 2,
+                address: Ipv4Addr::new(10, 0, 0, last),
+                prefix,
+            });
         }
-        let prefixes: Vec<u8> = diff(&Picture::default(), &to).add_addresses.iter().map(|on_link| on_link.prefix).collect();
+        let prefixes: Vec<u8> = diff(&Picture::default(), &to)
+            .add_addresses
+            .iter()
+            .map(|on_link| on_link.prefix)
+            .collect();
         assert_eq!(prefixes, [24, 32]);
     }
 }

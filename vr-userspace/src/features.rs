@@ -10,5 +10,6 @@
 /// | `batch` | map updates in batches | 5.6 |
 #[must_use]
 pub fn without(feature: &str) -> bool {
-    std::env::var("KYLIN_VR_WITHOUT").is_ok_and(|list| list.split(',').any(|word| word.trim() == feature))
+    std::env::var("KYLIN_VR_WITHOUT")
+        .is_ok_and(|list| list.split(',').any(|word| word.trim() == feature))
 }

@@ -29,11 +29,13 @@ impl Instance {
     /// # Errors
     /// If /proc is not mounted.
     pub fn current() -> Result<Self> {
-        let own = fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace: is /proc mounted?")?.ino();
-        // Without the right to look at process 1 (`status` as a plain user) the machine's own namespace is the best guess.
-        let machine = fs::metadata("/proc/1/ns/net").map_or(own, |meta| meta.ino());
-        let name = if own == machine { "default".to_owned() } else { namespace_name(own) };
-        let run_dir = std::env::var_os("KYLIN_VR_RUN_DIR").map_or_else(|| PathBuf::from(RUN_DIR), PathBuf::from);
+        let name = if is_machines_own()? {
+            "default".to_owned()
+        } else {
+            namespace_name()?
+        };
+        let run_dir = std::env::var_os("KYLIN_VR_RUN_DIR")
+            .map_or_else(|| PathBuf::from(RUN_DIR), PathBuf::from);
         Ok(Self { name, run_dir })
     }
 
@@ -62,21 +64,50 @@ impl Instance {
     }
 }
 
-/// The cookie, or before kernel 5.14 the inode number.
-fn namespace_name(inode: u64) -> String {
-    match namespace_cookie() {
-        Some(cookie) => format!("netns-{cookie}"),
-        None => format!("netns-inode-{inode}"),
+/// Whether this is the network namespace of process 1.
+fn is_machines_own() -> Result<bool> {
+    // Looking at process 1 may be forbidden, in a sandbox even to root; then the cookie is the name, if there is one.
+    match fs::metadata("/proc/1/ns/net") {
+        Ok(machine) => Ok(own_inode()? == machine.ino()),
+        Err(_) => Ok(namespace_cookie().is_none()),
     }
+}
+
+/// The cookie, or before kernel 5.14 the inode number.
+fn namespace_name() -> Result<String> {
+    match namespace_cookie() {
+        Some(cookie) => Ok(format!("netns-{cookie}")),
+        None => Ok(format!("netns-inode-{}", own_inode()?)),
+    }
+}
+
+fn own_inode() -> Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net")
+        .context("cannot tell the network namespace: is /proc mounted?")?
+        .ino())
 }
 
 /// The number of the calling thread's network namespace that is unique while the machine is up (kernel 5.14).
 fn namespace_cookie() -> Option<u64> {
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .ok()?;
     let mut cookie = 0u64;
     let mut size = size_of::<u64>() as libc::socklen_t;
     // SAFETY: a socket of our own, and a buffer of the size that is said. nix does not know this option.
-    let rc = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut size) };
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
     (rc == 0).then_some(cookie)
 }
 
@@ -87,7 +118,11 @@ mod tests {
     #[test]
     fn the_test_runs_in_some_instance_and_its_paths_follow_from_the_name() {
         let instance = Instance::current().unwrap();
-        assert!(instance.state_file().ends_with(format!("{}.json", instance.name())));
+        assert!(
+            instance
+                .state_file()
+                .ends_with(format!("{}.json", instance.name()))
+        );
         assert!(instance.lock_file().starts_with(instance.run_dir()));
     }
 }

@@ -20,7 +20,9 @@ pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 /// Somebody else held the lock for the whole time.
 #[derive(Debug, thiserror::Error)]
-#[error("{holder} is at work on this router and did not finish within {waited} s; nothing was changed. Wait longer with --wait, or see what it does")]
+#[error(
+    "{holder} is at work on this router and did not finish within {waited} s; nothing was changed. Wait longer with --wait, or see what it does"
+)]
 pub struct Busy {
     holder: String,
     waited: u64,
@@ -33,7 +35,8 @@ impl Lock {
     /// [`Busy`] when the time has run out; others if the file cannot be made.
     pub fn take(path: &Path, patience: Duration) -> Result<Self> {
         let dir = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
+        fs::create_dir_all(dir)
+            .with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -55,7 +58,11 @@ impl Lock {
                 Err((mut back, nix::Error::EWOULDBLOCK)) => {
                     let holder = read_holder(&mut back);
                     if started.elapsed() >= patience {
-                        return Err(Busy { holder, waited: patience.as_secs() }.into());
+                        return Err(Busy {
+                            holder,
+                            waited: patience.as_secs(),
+                        }
+                        .into());
                     }
                     if !told {
                         eprintln!("waiting for {holder}, which is at work on this router");
@@ -64,14 +71,19 @@ impl Lock {
                     file = back;
                     std::thread::sleep(POLL.min(patience));
                 }
-                Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+                Err((_, error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
             }
         }
     }
 }
 
 fn write_holder(file: &mut File) -> std::io::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     file.set_len(0)?;
     file.rewind()?;
     write!(file, "{} {now}", std::process::id())
@@ -81,9 +93,15 @@ fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
     let mut words = text.split_whitespace();
-    match (words.next(), words.next().and_then(|since| since.parse::<u64>().ok())) {
+    match (
+        words.next(),
+        words.next().and_then(|since| since.parse::<u64>().ok()),
+    ) {
         (Some(pid), Some(since)) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
             format!("process {pid} (since {} s)", now.saturating_sub(since))
         }
         _ => "another process".to_owned(),
@@ -101,7 +119,12 @@ mod tests {
         let first = Lock::take(&path, Duration::ZERO).unwrap();
         let error = Lock::take(&path, Duration::from_millis(60)).unwrap_err();
         assert!(error.is::<Busy>());
-        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         Lock::take(&path, Duration::ZERO).unwrap();
     }

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
+use genetlink::GenetlinkHandle;
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator, ParseableParametrized,
+    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    ParseableParametrized,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 
@@ -14,7 +16,7 @@ const IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 const NDO_XMIT: u64 = 1 << 2;
 
-/// A `NETDEV_CMD_DEV_GET` message: without attributes as a request, with them as an answer.
+/// A `NETDEV_CMD_DEV_GET` message: with an index as a request, with features too as an answer.
 #[derive(Debug, Clone, Default)]
 struct Device {
     ifindex: u32,
@@ -35,9 +37,20 @@ impl GenlFamily for Device {
 
 impl Emitable for Device {
     fn buffer_len(&self) -> usize {
-        0
+        self.request().as_slice().buffer_len()
     }
-    fn emit(&self, _: &mut [u8]) {}
+    fn emit(&self, buffer: &mut [u8]) {
+        self.request().as_slice().emit(buffer);
+    }
+}
+
+impl Device {
+    fn request(&self) -> [DefaultNla; 1] {
+        [DefaultNla::new(
+            IFINDEX,
+            self.ifindex.to_ne_bytes().to_vec(),
+        )]
+    }
 }
 
 impl ParseableParametrized<[u8], GenlHeader> for Device {
@@ -47,8 +60,16 @@ impl ParseableParametrized<[u8], GenlHeader> for Device {
             let attribute = attribute?;
             let value = attribute.value();
             match attribute.kind() {
-                IFINDEX => device.ifindex = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
-                XDP_FEATURES => device.xdp_features = value.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes)),
+                IFINDEX => {
+                    device.ifindex = value
+                        .first_chunk()
+                        .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+                }
+                XDP_FEATURES => {
+                    device.xdp_features = value
+                        .first_chunk()
+                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+                }
                 _ => {}
             }
         }
@@ -56,33 +77,39 @@ impl ParseableParametrized<[u8], GenlHeader> for Device {
     }
 }
 
-/// The interfaces of this namespace that accept frames redirected by XDP; `None` on a kernel that does not tell.
+/// Those of these interfaces that accept frames redirected by XDP; `None` on a kernel that does not tell.
 ///
 /// For a veth this depends on its other end, and a frame redirected to one that is not ready is lost without a word.
-pub async fn redirect_targets() -> Option<BTreeSet<u32>> {
+pub async fn redirect_targets(interfaces: impl Iterator<Item = u32>) -> Option<BTreeSet<u32>> {
     if crate::features::without("netdev") {
         return None;
     }
     let (connection, mut handle, _) = genetlink::new_connection().ok()?;
     let task = tokio::spawn(connection);
-    let mut request = NetlinkMessage::from(GenlMessage::from_payload(Device::default()));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut targets = BTreeSet::new();
-    let complete = async {
-        let mut answers = handle.request(request).await.ok()?;
-        while let Some(message) = answers.try_next().await.ok()? {
-            match message.payload {
-                NetlinkPayload::InnerMessage(message) if message.payload.xdp_features & NDO_XMIT != 0 => {
-                    targets.insert(message.payload.ifindex);
-                }
-                NetlinkPayload::Error(_) => return None,
-                _ => {}
+    // One by one: the kernel's answers to a dump lack NLM_F_MULTI, and the library takes the first for the last.
+    for ifindex in interfaces {
+        match xdp_features(&mut handle, ifindex).await {
+            Some(features) => targets.extend((features & NDO_XMIT != 0).then_some(ifindex)),
+            None => {
+                task.abort();
+                return None;
             }
         }
-        Some(())
     }
-    .await;
     task.abort();
-    complete.map(|()| targets)
+    Some(targets)
 }
 
+async fn xdp_features(handle: &mut GenetlinkHandle, ifindex: u32) -> Option<u64> {
+    let mut request = NetlinkMessage::from(GenlMessage::from_payload(Device {
+        ifindex,
+        xdp_features: 0,
+    }));
+    request.header.flags = NLM_F_REQUEST;
+    let mut answers = handle.request(request).await.ok()?;
+    match answers.try_next().await.ok()??.payload {
+        NetlinkPayload::InnerMessage(message) => Some(message.payload.xdp_features),
+        _ => None,
+    }
+}

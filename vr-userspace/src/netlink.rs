@@ -73,7 +73,8 @@ impl Netlink {
     /// # Errors
     /// If the kernel gives no socket.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
         Ok(Self(handle))
     }
@@ -83,28 +84,57 @@ impl Netlink {
     /// # Errors
     /// If a dump fails.
     pub async fn read(&self) -> Result<Machine> {
+        let links = self
+            .links()
+            .await
+            .context("cannot list the network interfaces")?;
         Ok(Machine {
-            links: self.links().await.context("cannot list the network interfaces")?,
-            addresses: self.addresses().await.context("cannot list the addresses")?,
-            routes: self.default_routes().await.context("cannot list the routes")?,
-            redirect_targets: crate::netdev::redirect_targets().await,
+            addresses: self
+                .addresses()
+                .await
+                .context("cannot list the addresses")?,
+            routes: self
+                .default_routes()
+                .await
+                .context("cannot list the routes")?,
+            redirect_targets: crate::netdev::redirect_targets(links.keys().copied()).await,
+            links,
         })
     }
 
     async fn links(&self) -> Result<BTreeMap<u32, Link>> {
-        self.0.link().get().execute().try_filter_map(async |message| Ok(link(message).map(|link| (link.ifindex, link)))).try_collect().await.map_err(Into::into)
+        self.0
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(async |message| Ok(link(message).map(|link| (link.ifindex, link))))
+            .try_collect()
+            .await
+            .map_err(Into::into)
     }
 
     async fn addresses(&self) -> Result<BTreeSet<OnLink>> {
         let mut request = self.0.address().get();
         // The kernel's dump skips the other families; without this it would list every IPv6 address first.
         request.message_mut().header.family = AddressFamily::Inet;
-        request.execute().try_filter_map(async |message| Ok(on_link(&message))).try_collect().await.map_err(Into::into)
+        request
+            .execute()
+            .try_filter_map(async |message| Ok(on_link(&message)))
+            .try_collect()
+            .await
+            .map_err(Into::into)
     }
 
     async fn default_routes(&self) -> Result<BTreeSet<DefaultRoute>> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        self.0.route().get(all).execute().try_filter_map(async |message| Ok(default_route(&message))).try_collect().await.map_err(Into::into)
+        self.0
+            .route()
+            .get(all)
+            .execute()
+            .try_filter_map(async |message| Ok(default_route(&message)))
+            .try_collect()
+            .await
+            .map_err(Into::into)
     }
 
     /// Sets a link up or down.
@@ -114,7 +144,18 @@ impl Netlink {
     pub async fn set_up(&self, link: &Link, up: bool) -> Result<()> {
         let message = LinkUnspec::new_with_index(link.ifindex);
         let message = if up { message.up() } else { message.down() };
-        self.0.link().set(message.build()).execute().await.with_context(|| format!("cannot set {} {}", link.name, if up { "up" } else { "down" }))
+        self.0
+            .link()
+            .set(message.build())
+            .execute()
+            .await
+            .with_context(|| {
+                format!(
+                    "cannot set {} {}",
+                    link.name,
+                    if up { "up" } else { "down" }
+                )
+            })
     }
 
     /// Adds addresses; one that is there already is no error.
@@ -124,8 +165,14 @@ impl Netlink {
     pub async fn add_addresses(&self, addresses: &[OnLink]) -> Result<()> {
         stream::iter(addresses)
             .map(|on_link| async move {
-                let result = self.0.address().add(on_link.ifindex, IpAddr::V4(on_link.address), on_link.prefix).execute().await;
-                unless(result, nix::errno::Errno::EEXIST).with_context(|| format!("cannot add {}/{}", on_link.address, on_link.prefix))
+                let result = self
+                    .0
+                    .address()
+                    .add(on_link.ifindex, IpAddr::V4(on_link.address), on_link.prefix)
+                    .execute()
+                    .await;
+                unless(result, nix::errno::Errno::EEXIST)
+                    .with_context(|| format!("cannot add {}/{}", on_link.address, on_link.prefix))
             })
             .buffered(IN_FLIGHT)
             .try_collect()
@@ -139,9 +186,14 @@ impl Netlink {
     pub async fn remove_addresses(&self, addresses: &[OnLink]) -> Result<()> {
         stream::iter(addresses)
             .map(|on_link| async move {
-                let message = AddressMessageBuilder::<Ipv4Addr>::new().index(on_link.ifindex).address(on_link.address, on_link.prefix).build();
+                let message = AddressMessageBuilder::<Ipv4Addr>::new()
+                    .index(on_link.ifindex)
+                    .address(on_link.address, on_link.prefix)
+                    .build();
                 let result = self.0.address().del(message).execute().await;
-                unless(result, nix::errno::Errno::EADDRNOTAVAIL).with_context(|| format!("cannot remove {}/{}", on_link.address, on_link.prefix))
+                unless(result, nix::errno::Errno::EADDRNOTAVAIL).with_context(|| {
+                    format!("cannot remove {}/{}", on_link.address, on_link.prefix)
+                })
             })
             .buffered(IN_FLIGHT)
             .try_collect()
@@ -154,7 +206,10 @@ impl Netlink {
     /// # Errors
     /// What the kernel says; that the very route is there already is no error.
     pub async fn add_default_route(&self, route: &DefaultRoute, onlink: bool) -> Result<()> {
-        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(route.ifindex).gateway(route.gateway).protocol(RouteProtocol::Static);
+        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+            .output_interface(route.ifindex)
+            .gateway(route.gateway)
+            .protocol(RouteProtocol::Static);
         if onlink {
             builder = builder.onlink();
         }
@@ -165,8 +220,14 @@ impl Netlink {
         let mut answer = handle.request(request)?;
         while let Some(message) = answer.next().await {
             if let NetlinkPayload::Error(error) = message.payload {
-                let result = if error.code.is_none() { Ok(()) } else { Err(rtnetlink::Error::NetlinkError(error)) };
-                unless(result, nix::errno::Errno::EEXIST).with_context(|| format!("cannot add the default route by {}", route.gateway))?;
+                let result = if error.code.is_none() {
+                    Ok(())
+                } else {
+                    Err(rtnetlink::Error::NetlinkError(error))
+                };
+                unless(result, nix::errno::Errno::EEXIST).with_context(|| {
+                    format!("cannot add the default route by {}", route.gateway)
+                })?;
             }
         }
         Ok(())
@@ -177,25 +238,40 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn remove_default_route(&self, route: &DefaultRoute) -> Result<()> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(route.ifindex).gateway(route.gateway).protocol(RouteProtocol::Static).build();
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .output_interface(route.ifindex)
+            .gateway(route.gateway)
+            .protocol(RouteProtocol::Static)
+            .build();
         let result = self.0.route().del(message).execute().await;
-        unless(result, nix::errno::Errno::ESRCH).with_context(|| format!("cannot remove the default route by {}", route.gateway))
+        unless(result, nix::errno::Errno::ESRCH)
+            .with_context(|| format!("cannot remove the default route by {}", route.gateway))
     }
 
     /// Makes an interface run the XDP program of this descriptor natively, or none. `first`: only if it runs none yet.
     ///
     /// # Errors
     /// The kernel's error number.
-    pub async fn set_xdp(&self, ifindex: u32, program: Option<RawFd>, first: bool) -> Result<(), nix::Error> {
+    pub async fn set_xdp(
+        &self,
+        ifindex: u32,
+        program: Option<RawFd>,
+        first: bool,
+    ) -> Result<(), nix::Error> {
         /// `XDP_FLAGS_*` of linux/if_link.h.
         const UPDATE_IF_NOEXIST: u32 = 1;
         const DRV_MODE: u32 = 4;
         let flags = DRV_MODE | if first { UPDATE_IF_NOEXIST } else { 0 };
         let mut message = LinkUnspec::new_with_index(ifindex).build();
-        message.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(program.unwrap_or(-1)), LinkXdp::Flags(flags)]));
+        message.attributes.push(LinkAttribute::Xdp(vec![
+            LinkXdp::Fd(program.unwrap_or(-1)),
+            LinkXdp::Flags(flags),
+        ]));
         match self.0.link().set(message).execute().await {
             Ok(()) => Ok(()),
-            Err(rtnetlink::Error::NetlinkError(error)) => Err(nix::Error::from_raw(-error.raw_code())),
+            Err(rtnetlink::Error::NetlinkError(error)) => {
+                Err(nix::Error::from_raw(-error.raw_code()))
+            }
             Err(_) => Err(nix::Error::EIO),
         }
     }
@@ -205,22 +281,39 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn remove_clsact_if_empty(&self, ifindex: u32) -> Result<()> {
-        let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
-        for filters in [self.0.traffic_filter(index).get().ingress(), self.0.traffic_filter(index).get().egress()] {
-            if filters.execute().try_next().await.is_ok_and(|filter| filter.is_some()) {
+        let Ok(index) = i32::try_from(ifindex) else {
+            return Ok(());
+        };
+        for filters in [
+            self.0.traffic_filter(index).get().ingress(),
+            self.0.traffic_filter(index).get().egress(),
+        ] {
+            if filters
+                .execute()
+                .try_next()
+                .await
+                .is_ok_and(|filter| filter.is_some())
+            {
                 return Ok(());
             }
         }
         let mut request = self.0.qdisc().del(index);
         let message = request.message_mut();
         message.header.parent = TcHandle::CLSACT;
-        message.header.handle = TcHandle { major: 0xffff, minor: 0 };
-        unless(request.execute().await, nix::errno::Errno::ENOENT).context("cannot remove the clsact qdisc")
+        message.header.handle = TcHandle {
+            major: 0xffff,
+            minor: 0,
+        };
+        unless(request.execute().await, nix::errno::Errno::ENOENT)
+            .context("cannot remove the clsact qdisc")
     }
 }
 
 /// Takes one kind of error for success.
-fn unless(result: Result<(), rtnetlink::Error>, fine: nix::errno::Errno) -> Result<(), rtnetlink::Error> {
+fn unless(
+    result: Result<(), rtnetlink::Error>,
+    fine: nix::errno::Errno,
+) -> Result<(), rtnetlink::Error> {
     match result {
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(fine as i32) => Ok(()),
         other => other,
@@ -247,7 +340,9 @@ fn link(message: LinkMessage) -> Option<Link> {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(bytes) if ethernet => link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddr),
+            LinkAttribute::Address(bytes) if ethernet => {
+                link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddr)
+            }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Xdp(xdp) => {
                 let native = xdp.contains(&LinkXdp::Attached(XdpAttached::Driver));
@@ -272,19 +367,41 @@ fn link(message: LinkMessage) -> Option<Link> {
 }
 
 fn on_link(message: &AddressMessage) -> Option<OnLink> {
-    let find = |want: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(want);
+    let find =
+        |want: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(want);
     // IFA_LOCAL is the address; IFA_ADDRESS is the peer's on a point-to-point link.
-    let address = find(|attribute| if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None })
-        .or_else(|| find(|attribute| if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }))?;
+    let address = find(|attribute| {
+        if let AddressAttribute::Local(address) = attribute {
+            Some(*address)
+        } else {
+            None
+        }
+    })
+    .or_else(|| {
+        find(|attribute| {
+            if let AddressAttribute::Address(address) = attribute {
+                Some(*address)
+            } else {
+                None
+            }
+        })
+    })?;
     match address {
-        IpAddr::V4(address) => Some(OnLink { ifindex: message.header.index, address, prefix: message.header.prefix_len }),
+        IpAddr::V4(address) => Some(OnLink {
+            ifindex: message.header.index,
+            address,
+            prefix: message.header.prefix_len,
+        }),
         IpAddr::V6(_) => None,
     }
 }
 
 fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {
     let header = &message.header;
-    if header.destination_prefix_length != 0 || header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    if header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
+        || header.kind != RouteType::Unicast
+    {
         return None;
     }
     let (mut ifindex, mut gateway) = (None, None);
@@ -296,5 +413,8 @@ fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {
             _ => {}
         }
     }
-    Some(DefaultRoute { ifindex: ifindex?, gateway: gateway? })
+    Some(DefaultRoute {
+        ifindex: ifindex?,
+        gateway: gateway?,
+    })
 }

@@ -15,14 +15,32 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
         Some(generation) => (generation.read_addresses()?, generation.read_interfaces()?),
         None => Default::default(),
     };
-    let ours = |program: u32| state.generations.iter().any(|generation| generation.program_id(Hook::Xdp) == program);
+    let ours = |program: u32| {
+        state
+            .generations
+            .iter()
+            .any(|generation| generation.program_id(Hook::Xdp) == program)
+    };
     let owned = &state.owned;
     Ok(Picture {
         entries,
         interfaces,
-        xdp: machine.links.values().filter(|link| link.xdp.is_some_and(ours)).map(|link| link.ifindex).collect(),
-        addresses: owned.addresses.intersection(&machine.addresses).copied().collect(),
-        routes: owned.routes.intersection(&machine.routes).copied().collect(),
+        xdp: machine
+            .links
+            .values()
+            .filter(|link| link.xdp.is_some_and(ours))
+            .map(|link| link.ifindex)
+            .collect(),
+        addresses: owned
+            .addresses
+            .intersection(&machine.addresses)
+            .copied()
+            .collect(),
+        routes: owned
+            .routes
+            .intersection(&machine.routes)
+            .copied()
+            .collect(),
         raised: owned.raised.clone(),
         forwarding: owned.forwarding,
     })

@@ -116,7 +116,10 @@ impl State {
     /// The newest generation that is still there.
     #[must_use]
     pub fn generation(&self) -> Option<&Generation> {
-        self.generations.iter().rev().find(|generation| generation.is_alive())
+        self.generations
+            .iter()
+            .rev()
+            .find(|generation| generation.is_alive())
     }
 
     /// Writes the record, whole or not at all.
@@ -131,7 +134,13 @@ impl State {
             fs::write(&new, serde_json::to_vec(self)?)?;
             fs::rename(new, path)
         };
-        write().with_context(|| format!("cannot write {}: is {} full or read-only?", path.display(), dir.display()))
+        write().with_context(|| {
+            format!(
+                "cannot write {}: is {} full or read-only?",
+                path.display(),
+                dir.display()
+            )
+        })
     }
 
     /// Removes the record.
@@ -140,7 +149,9 @@ impl State {
     /// If it is there and cannot be removed.
     pub fn remove(path: &Path) -> Result<()> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -148,8 +159,14 @@ impl State {
     /// Forgets what was recorded of interfaces that are gone, or whose index another NIC has now: their addresses and
     /// routes went with them.
     pub fn forget_strangers(&mut self, present: impl Fn(u32) -> Option<MacAddr>) {
-        let Self { owned, identities, refused, .. } = self;
-        identities.retain(|ifindex, mac| present(*ifindex).is_some_and(|now| now.to_string() == *mac));
+        let Self {
+            owned,
+            identities,
+            refused,
+            ..
+        } = self;
+        identities
+            .retain(|ifindex, mac| present(*ifindex).is_some_and(|now| now.to_string() == *mac));
         let known = |ifindex: &u32| identities.contains_key(ifindex);
         owned.addresses.retain(|on_link| known(&on_link.ifindex));
         owned.routes.retain(|route| known(&route.ifindex));
@@ -162,7 +179,9 @@ impl State {
 /// Seconds since 1970.
 #[must_use]
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -174,9 +193,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/default.json");
         assert_eq!(State::read(&path).unwrap(), State::default());
-        let mut state = State { config: Some("/etc/x.yaml".into()), ..State::default() };
-        state.owned.addresses.insert(OnLink { ifindex: 2, address: Ipv4Addr::new(10, 0, 0, 1), prefix: 32 });
-        state.refused.insert(2, Refusal { why: "it is a bridge".into() });
+        let mut state = State {
+            config: Some("/etc/x.yaml".into()),
+            ..State::default()
+        };
+        state.owned.addresses.insert(OnLink {
+            ifindex: 2,
+            address: Ipv4Addr::new(10, 0, 0, 1),
+            prefix: 32,
+        });
+        state.refused.insert(
+            2,
+            Refusal {
+                why: "it is a bridge".into(),
+            },
+        );
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), state);
         State::remove(&path).unwrap();
@@ -189,7 +220,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.json");
         fs::write(&path, b"{").unwrap();
-        assert!(State::read(&path).unwrap_err().to_string().contains("damaged"));
+        assert!(
+            State::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("damaged")
+        );
     }
 
     #[test]
@@ -198,11 +234,23 @@ mod tests {
         let mut state = State::default();
         for ifindex in [2, 3] {
             state.identities.insert(ifindex, mac.to_string());
-            state.owned.addresses.insert(OnLink { ifindex, address: Ipv4Addr::new(10, 0, 0, 1), prefix: 32 });
+            state.owned.addresses.insert(OnLink {
+                ifindex,
+                address: Ipv4Addr::new(10, 0, 0, 1),
+                prefix: 32,
+            });
             state.owned.raised.insert(ifindex);
         }
         state.forget_strangers(|ifindex| (ifindex == 3).then_some(mac));
-        assert_eq!(state.owned.addresses.iter().map(|on_link| on_link.ifindex).collect::<Vec<_>>(), [3]);
+        assert_eq!(
+            state
+                .owned
+                .addresses
+                .iter()
+                .map(|on_link| on_link.ifindex)
+                .collect::<Vec<_>>(),
+            [3]
+        );
         assert_eq!(state.owned.raised, BTreeSet::from([3]));
         state.forget_strangers(|_| Some(MacAddr([2, 0, 0, 0, 0, 9])));
         assert!(state.owned.addresses.is_empty());

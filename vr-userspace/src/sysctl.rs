@@ -14,7 +14,8 @@ fn path(key: &str) -> PathBuf {
 /// If /proc is not there.
 pub fn forwarding() -> Result<bool> {
     let path = path("ip_forward");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(text.trim() != "0")
 }
 
@@ -31,9 +32,13 @@ pub fn set_forwarding(on: bool) -> Result<()> {
 ///
 /// # Errors
 /// Those of `work`, or if the setting cannot be written.
-pub async fn promoting_secondaries<T>(interface: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub async fn promoting_secondaries<T>(
+    interface: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let key = format!("conf/{interface}/promote_secondaries");
-    let before = fs::read_to_string(path(&key)).with_context(|| format!("cannot read {}", path(&key).display()))?;
+    let before = fs::read_to_string(path(&key))
+        .with_context(|| format!("cannot read {}", path(&key).display()))?;
     write(&key, "1")?;
     let result = work.await;
     write(&key, before.trim())?;

@@ -122,6 +122,7 @@ fn rustup(rustc: &Rustc, tools: &Path) -> Result<Source> {
         .args(["--component", "rust-src", "--no-self-update"])
         .env("RUSTUP_HOME", &home)
         .env("RUSTUP_MAX_RETRIES", "1")
+        .env("RUST_BACKTRACE", "0")
         .env_remove("RUSTUP_TOOLCHAIN")
         .stdout(std::process::Stdio::null());
     let origin = "rustup's component rust-src";

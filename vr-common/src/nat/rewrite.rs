@@ -41,7 +41,11 @@ impl Rewrite {
         if self.changes(ip)
             && let Some(TransportChecksum { at, zero }) = TransportChecksum::find(ip, ip.end())
         {
-            packet.update_transport_checksum(at, ip.address_delta(self.source, self.destination), zero)?;
+            packet.update_transport_checksum(
+                at,
+                ip.address_delta(self.source, self.destination),
+                zero,
+            )?;
         }
         ip.rewrite(packet, self.source, self.destination, hops)
     }

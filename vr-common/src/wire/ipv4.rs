@@ -160,7 +160,13 @@ impl Ipv4 {
 
     /// Writes new addresses, and the TTL less `hops`, and keeps the header checksum right.
     #[inline(always)]
-    pub fn rewrite<P: Packet + ?Sized>(&self, packet: &mut P, source: Addr, destination: Addr, hops: u8) -> Option<()> {
+    pub fn rewrite<P: Packet + ?Sized>(
+        &self,
+        packet: &mut P,
+        source: Addr,
+        destination: Addr,
+        hops: u8,
+    ) -> Option<()> {
         let old = u16::from_ne_bytes([self.ttl, self.protocol]);
         let new = u16::from_ne_bytes([self.ttl.wrapping_sub(hops), self.protocol]);
         let delta = self.address_delta(source, destination).word(old, new);

@@ -6,10 +6,9 @@ use anyhow::{Result, bail};
 use vr_common::layout::Interface;
 
 use crate::{
-    apply::{Applied, Apply, prepare},
+    apply::{Apply, prepare},
     config::Config,
     desired::{Backend, Desired, Port, desired},
-    diff::diff,
     instance::Instance,
     lock::Lock,
     netlink::{Machine, Netlink},
@@ -33,11 +32,23 @@ impl Situation {
         let machine = netlink.read().await?;
         state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
         let observed = observed(&machine, &state)?;
-        Ok(Self { state, machine, observed, forwards: sysctl::forwarding()? })
+        Ok(Self {
+            state,
+            machine,
+            observed,
+            forwards: sysctl::forwarding()?,
+        })
     }
 
     pub fn desired(&self, config: &Config, backend: Backend) -> Result<Desired> {
-        let desired = desired(config, &self.machine, self.forwards, &self.state.owned, backend, &self.state.refused);
+        let desired = desired(
+            config,
+            &self.machine,
+            self.forwards,
+            &self.state.owned,
+            backend,
+            &self.state.refused,
+        );
         if let Some(why) = desired.impossible.first() {
             bail!("{why}");
         }
@@ -45,21 +56,52 @@ impl Situation {
     }
 
     pub fn name(&self, ifindex: u32) -> String {
-        self.machine.links.get(&ifindex).map_or_else(|| format!("interface {ifindex} (gone)"), |link| link.name.clone())
+        self.machine.links.get(&ifindex).map_or_else(
+            || format!("interface {ifindex} (gone)"),
+            |link| link.name.clone(),
+        )
     }
 }
 
-pub async fn run(instance: &Instance, path: &Path, backend: Backend, patience: Duration) -> Result<()> {
+pub async fn run(
+    instance: &Instance,
+    path: &Path,
+    backend: Backend,
+    patience: Duration,
+) -> Result<()> {
     let config = super::read(path)?;
     refuse_iptables(backend)?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
     if !config.forwards.is_empty() {
-        eprintln!("warning: port forwards are checked and their addresses are set up, but this version does not translate them yet");
+        eprintln!(
+            "warning: port forwards are checked and their addresses are set up, but this version does not translate them yet"
+        );
     }
     let netlink = Netlink::open()?;
-    let situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
-    let mut desired = situation.desired(&config, backend)?;
+    let raised = pass(instance, &netlink, &config, path, backend).await?;
+    if raised {
+        // What an interface can do is not known for sure before it is up: look again.
+        pass(instance, &netlink, &config, path, backend).await?;
+    }
+    report(
+        &State::read(&instance.state_file())?,
+        &netlink.read().await?,
+        &config,
+    );
+    Ok(())
+}
+
+/// Reads the machine, and makes it be what the file says, all or nothing. Returns whether an interface was set up for it.
+async fn pass(
+    instance: &Instance,
+    netlink: &Netlink,
+    config: &Config,
+    path: &Path,
+    backend: Backend,
+) -> Result<bool> {
+    let situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
+    let mut desired = situation.desired(config, backend)?;
     let before = situation.state.clone();
     let prepared = prepare(before.generation(), &situation.observed, &desired.picture)?;
 
@@ -68,25 +110,44 @@ pub async fn run(instance: &Instance, path: &Path, backend: Backend, patience: D
     record(&mut state.owned, &situation.observed, true);
     record(&mut state.owned, &desired.picture, true);
     identify(&mut state, &situation.machine);
-    let generation = prepared.as_ref().map(|prepared| prepared.generation.clone());
-    state.generations.retain(|older| Some(older) != generation.as_ref());
+    let generation = prepared
+        .as_ref()
+        .map(|prepared| prepared.generation.clone());
+    state
+        .generations
+        .retain(|older| Some(older) != generation.as_ref());
     state.generations.extend(generation.clone());
     state.write(&instance.state_file())?;
 
-    let apply = Apply { netlink: &netlink, machine: &situation.machine, clsact: &before.owned.clsact, xdp_or_fail: backend == Backend::Xdp };
-    match apply.run(prepared, &situation.observed, &mut desired.picture).await {
+    let apply = Apply {
+        netlink,
+        machine: &situation.machine,
+        clsact: &before.owned.clsact,
+        xdp_or_fail: backend == Backend::Xdp,
+    };
+    match apply
+        .run(prepared, &situation.observed, &mut desired.picture)
+        .await
+    {
         Ok(applied) => {
             record(&mut state.owned, &desired.picture, false);
-            report(&situation, &desired, &applied, &config);
             state.generations = generation.into_iter().collect();
             state.owned.clsact = applied.clsact;
             state.refused.extend(applied.refused);
-            state.refused.retain(|ifindex, _| desired.picture.interfaces.contains_key(ifindex) && !desired.picture.xdp.contains(ifindex));
-            state.chosen = desired.ports.iter().map(|port| (port.link.ifindex, why(port, &state))).collect();
+            state.refused.retain(|ifindex, _| {
+                desired.picture.interfaces.contains_key(ifindex)
+                    && !desired.picture.xdp.contains(ifindex)
+            });
+            state.chosen = desired
+                .ports
+                .iter()
+                .map(|port| (port.link.ifindex, why(port, &state)))
+                .collect();
             state.pending = desired.pending;
-            (state.config, state.loaded_at, state.last_failure) = (Some(std::path::absolute(path)?), Some(now()), None);
-            identify(&mut state, &situation.machine);
-            state.write(&instance.state_file())
+            (state.config, state.loaded_at, state.last_failure) =
+                (Some(std::path::absolute(path)?), Some(now()), None);
+            state.write(&instance.state_file())?;
+            Ok(desired.ports.iter().any(|port| !port.link.up))
         }
         Err(error) => {
             let back = roll_back(&apply, &state, &situation.observed).await;
@@ -98,10 +159,15 @@ pub async fn run(instance: &Instance, path: &Path, backend: Backend, patience: D
                 Err(trouble) => {
                     record.owned = state.owned;
                     record.identities = state.identities;
-                    format!("{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended")
+                    format!(
+                        "{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended"
+                    )
                 }
             };
-            record.last_failure = Some(Failure { at: now(), message: message.clone() });
+            record.last_failure = Some(Failure {
+                at: now(),
+                message: message.clone(),
+            });
             record.write(&instance.state_file())?;
             bail!("{message}")
         }
@@ -113,13 +179,36 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
     let machine = apply.netlink.read().await?;
     let mut now = observed(&machine, state)?;
     // A step that failed half-way may have reached interfaces whose table was not read.
-    now.interfaces.extend(state.identities.keys().filter(|ifindex| !before.interfaces.contains_key(ifindex)).map(|ifindex| {
-        (*ifindex, Interface { ifindex: *ifindex, ..Interface::EMPTY })
-    }));
+    now.interfaces.extend(
+        state
+            .identities
+            .keys()
+            .filter(|ifindex| !before.interfaces.contains_key(ifindex))
+            .map(|ifindex| {
+                (
+                    *ifindex,
+                    Interface {
+                        ifindex: *ifindex,
+                        ..Interface::EMPTY
+                    },
+                )
+            }),
+    );
     let prepared = prepare(state.generation(), &now, before)?;
     // Where there was no qdisc before, this call may have added one.
-    let clsact = &now.interfaces.keys().copied().filter(|ifindex| !before.interfaces.contains_key(ifindex)).chain(apply.clsact.iter().copied()).collect();
-    let apply = Apply { machine: &machine, clsact, xdp_or_fail: false, ..*apply };
+    let clsact = &now
+        .interfaces
+        .keys()
+        .copied()
+        .filter(|ifindex| !before.interfaces.contains_key(ifindex))
+        .chain(apply.clsact.iter().copied())
+        .collect();
+    let apply = Apply {
+        machine: &machine,
+        clsact,
+        xdp_or_fail: false,
+        ..*apply
+    };
     apply.run(prepared, &now, &mut before.clone()).await?;
     Ok(())
 }
@@ -127,7 +216,10 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
 /// Notes what of a picture is to be taken away again one day: added to what is noted already, or instead of it.
 fn record(owned: &mut Owned, picture: &Picture, add: bool) {
     if !add {
-        *owned = Owned { clsact: std::mem::take(&mut owned.clsact), ..Owned::default() };
+        *owned = Owned {
+            clsact: std::mem::take(&mut owned.clsact),
+            ..Owned::default()
+        };
     }
     owned.addresses.extend(&picture.addresses);
     owned.routes.extend(&picture.routes);
@@ -137,7 +229,11 @@ fn record(owned: &mut Owned, picture: &Picture, add: bool) {
 
 /// Notes which NIC each recorded index means.
 fn identify(state: &mut State, machine: &Machine) {
-    state.identities = machine.links.values().filter_map(|link| Some((link.ifindex, link.mac?.to_string()))).collect();
+    state.identities = machine
+        .links
+        .values()
+        .filter_map(|link| Some((link.ifindex, link.mac?.to_string())))
+        .collect();
 }
 
 pub fn refuse_iptables(backend: Backend) -> Result<()> {
@@ -149,20 +245,30 @@ pub fn refuse_iptables(backend: Backend) -> Result<()> {
 
 /// Why an interface has its backend: what it refused, or the rule.
 fn why(port: &Port, state: &State) -> String {
-    state.refused.get(&port.link.ifindex).map_or_else(|| port.why.clone(), |refusal| refusal.why.clone())
+    state
+        .refused
+        .get(&port.link.ifindex)
+        .map_or_else(|| port.why.clone(), |refusal| refusal.why.clone())
 }
 
-/// One line a result, for the operator who typed the command.
-fn report(situation: &Situation, desired: &Desired, applied: &Applied, config: &Config) {
-    for port in &desired.ports {
-        let ifindex = port.link.ifindex;
-        let backend = if desired.picture.xdp.contains(&ifindex) { "xdp" } else { "tc" };
-        let why = applied.refused.get(&ifindex).map_or(&port.why, |refusal| &refusal.why);
-        println!("{}: {backend} ({why})", port.link.name);
+/// A line for each result, for the operator who typed the command.
+fn report(state: &State, machine: &Machine, config: &Config) {
+    for (ifindex, why) in &state.chosen {
+        let Some(link) = machine.links.get(ifindex) else {
+            continue;
+        };
+        println!(
+            "{}: {} ({why})",
+            link.name,
+            if link.xdp.is_some() { "xdp" } else { "tc" }
+        );
     }
-    for pending in &desired.pending {
+    for pending in &state.pending {
         println!("pending: {pending}");
     }
-    let changes = diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex)).len();
-    println!("loaded {} EIPs; {changes} changes", config.eips.len());
+    println!(
+        "loaded: {} interfaces, {} EIPs",
+        state.chosen.len(),
+        config.eips.len()
+    );
 }

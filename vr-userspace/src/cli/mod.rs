@@ -118,16 +118,30 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Check(args) => check::run(&args.config),
-        Verb::Load(args) => runtime()?.block_on(load::run(&Instance::current()?, &args.plan.file.config, args.plan.backend, args.wait.patience())),
-        Verb::Unload(args) => runtime()?.block_on(unload::run(&Instance::current()?, args.patience())),
-        Verb::Plan(args) => runtime()?.block_on(plan::run(&Instance::current()?, &args.file.config, args.backend)),
+        Verb::Load(args) => runtime()?.block_on(load::run(
+            &Instance::current()?,
+            &args.plan.file.config,
+            args.plan.backend,
+            args.wait.patience(),
+        )),
+        Verb::Unload(args) => {
+            runtime()?.block_on(unload::run(&Instance::current()?, args.patience()))
+        }
+        Verb::Plan(args) => runtime()?.block_on(plan::run(
+            &Instance::current()?,
+            &args.file.config,
+            args.backend,
+        )),
         Verb::Status(args) => runtime()?.block_on(status::run(&Instance::current()?, args.json)),
     }
 }
 
 /// One thread: the work is a few system calls in order, and all of them belong to this thread's network namespace.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Reads a file, and prints its warnings.
@@ -143,7 +157,9 @@ fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    anyhow::bail!("root is needed to change addresses and to load BPF programs; `check` works without")
+    anyhow::bail!(
+        "root is needed to change addresses and to load BPF programs; `check` works without"
+    )
 }
 
 #[cfg(test)]
@@ -159,8 +175,18 @@ mod tests {
     #[test]
     fn reload_is_load() {
         for word in ["load", "reload"] {
-            let cli = Cli::try_parse_from(["vr-userspace", word, "--backend", "tc", "--wait", "5"]).unwrap();
-            assert!(matches!(cli.verb, Verb::Load(LoadArgs { plan: PlanArgs { backend: Backend::Tc, .. }, wait: WaitArgs { wait: 5 } })));
+            let cli = Cli::try_parse_from(["vr-userspace", word, "--backend", "tc", "--wait", "5"])
+                .unwrap();
+            assert!(matches!(
+                cli.verb,
+                Verb::Load(LoadArgs {
+                    plan: PlanArgs {
+                        backend: Backend::Tc,
+                        ..
+                    },
+                    wait: WaitArgs { wait: 5 }
+                })
+            ));
         }
     }
 }

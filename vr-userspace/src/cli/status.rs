@@ -64,10 +64,19 @@ async fn read(instance: &Instance) -> Result<Status> {
     let machine = Netlink::open()?.read().await?;
     let picture = observed(&machine, &state)?;
     let generation = state.generation();
-    let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL.iter().map(|hook| (hook.name(), BTreeMap::new())).collect();
+    let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
+        .iter()
+        .map(|hook| (hook.name(), BTreeMap::new()))
+        .collect();
     if let Some(generation) = generation {
         for (hook, outcome, counter) in generation.counters()? {
-            counters.entry(hook.name()).or_default().insert(outcome.name(), Count { packets: counter.packets, bytes: counter.bytes });
+            counters.entry(hook.name()).or_default().insert(
+                outcome.name(),
+                Count {
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                },
+            );
         }
     }
     let interfaces = picture
@@ -79,7 +88,11 @@ async fn read(instance: &Instance) -> Result<Status> {
             InterfaceStatus {
                 name: link.map_or_else(|| "(gone)".to_owned(), |link| link.name.clone()),
                 ifindex: interface.ifindex,
-                role: if interface.has(Interface::UPLINK) { "uplink" } else { "inside" },
+                role: if interface.has(Interface::UPLINK) {
+                    "uplink"
+                } else {
+                    "inside"
+                },
                 address: interface.address.to_string(),
                 mac: link.and_then(|link| link.mac).map(|mac| mac.to_string()),
                 backend: if xdp { "xdp" } else { "tc" },
@@ -96,7 +109,11 @@ async fn read(instance: &Instance) -> Result<Status> {
         generation: generation.map(|generation| generation.number),
         build: generation.map(|generation| generation.build.clone()),
         interfaces,
-        eips: picture.entries.values().filter(|entry| !entry.vm.is_none()).count(),
+        eips: picture
+            .entries
+            .values()
+            .filter(|entry| !entry.vm.is_none())
+            .count(),
         pending: state.pending.clone(),
         last_failure: state.last_failure.clone(),
         counters,
@@ -107,13 +124,30 @@ fn print(status: &Status) {
     if !status.loaded {
         println!("nothing is loaded (router {})", status.instance);
     } else {
-        println!("router {}: {} EIPs from {}", status.instance, status.eips, status.config.as_deref().unwrap_or("?"));
+        println!(
+            "router {}: {} EIPs from {}",
+            status.instance,
+            status.eips,
+            status.config.as_deref().unwrap_or("?")
+        );
     }
     if !status.interfaces.is_empty() {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["interface", "role", "address", "backend", "why"]);
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+            "interface",
+            "role",
+            "address",
+            "backend",
+            "why",
+        ]);
         for interface in &status.interfaces {
-            table.add_row([&interface.name, interface.role, &interface.address, interface.backend, interface.why.as_deref().unwrap_or("")]);
+            table.add_row([
+                &interface.name,
+                interface.role,
+                &interface.address,
+                interface.backend,
+                interface.why.as_deref().unwrap_or(""),
+            ]);
         }
         println!("{table}");
     }
@@ -123,12 +157,26 @@ fn print(status: &Status) {
     if let Some(failure) = &status.last_failure {
         println!("last failure: {}", failure.message);
     }
-    let rows = status.counters.iter().flat_map(|(hook, outcomes)| outcomes.iter().map(move |(outcome, count)| (*hook, *outcome, count)));
+    let rows = status.counters.iter().flat_map(|(hook, outcomes)| {
+        outcomes
+            .iter()
+            .map(move |(outcome, count)| (*hook, *outcome, count))
+    });
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["program", "packets that were", "packets", "bytes"]);
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+        "program",
+        "packets that were",
+        "packets",
+        "bytes",
+    ]);
     let mut any = false;
     for (hook, outcome, count) in rows {
-        table.add_row([hook, outcome, &count.packets.to_string(), &count.bytes.to_string()]);
+        table.add_row([
+            hook,
+            outcome,
+            &count.packets.to_string(),
+            &count.bytes.to_string(),
+        ]);
         any = true;
     }
     if any {

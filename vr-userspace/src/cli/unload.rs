@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::load::Situation;
-use crate::{apply::Apply, instance::Instance, lock::Lock, netlink::Netlink, picture::Picture, state::State};
+use crate::{
+    apply::Apply, instance::Instance, lock::Lock, netlink::Netlink, picture::Picture, state::State,
+};
 
 pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     super::require_root()?;
@@ -18,7 +20,9 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         clsact: &situation.state.owned.clsact,
         xdp_or_fail: false,
     };
-    apply.run(None, &situation.observed, &mut Picture::default()).await?;
+    apply
+        .run(None, &situation.observed, &mut Picture::default())
+        .await?;
     State::remove(&instance.state_file())?;
     println!("unloaded");
     Ok(())

@@ -32,7 +32,10 @@ const COUNTERS: &str = "COUNTERS";
 /// A table's size for so many addresses: room to double before the next one has to be made.
 #[must_use]
 pub fn capacity_for(addresses: usize) -> u32 {
-    u32::try_from(addresses.saturating_mul(2)).unwrap_or(u32::MAX / 2).next_power_of_two().max(MIN_CAPACITY)
+    u32::try_from(addresses.saturating_mul(2))
+        .unwrap_or(u32::MAX / 2)
+        .next_power_of_two()
+        .max(MIN_CAPACITY)
 }
 
 /// A generation, as it is recorded. Its objects live as long as a hook, or this process, uses them.
@@ -58,8 +61,14 @@ impl Generation {
     ///
     /// # Errors
     /// If the kernel refuses it; nothing is left behind.
-    pub fn make(previous: Option<&Self>, addresses: &BTreeMap<Addr, AddressEntry>, interfaces: &BTreeMap<u32, Interface>) -> Result<(Self, Programs)> {
-        let counters = previous.filter(|previous| previous.abi == ABI).and_then(|previous| MapData::from_id(previous.counters).ok());
+    pub fn make(
+        previous: Option<&Self>,
+        addresses: &BTreeMap<Addr, AddressEntry>,
+        interfaces: &BTreeMap<u32, Interface>,
+    ) -> Result<(Self, Programs)> {
+        let counters = previous
+            .filter(|previous| previous.abi == ABI)
+            .and_then(|previous| MapData::from_id(previous.counters).ok());
         let reuse: Vec<(&str, MapData)> = counters.into_iter().map(|map| (COUNTERS, map)).collect();
         let programs = Programs::load(capacity_for(addresses.len()), &reuse)?;
         let generation = Self {
@@ -73,7 +82,12 @@ impl Generation {
             tc_ingress: programs.tc(Hook::TcIngress.name())?.info()?.id(),
             tc_egress: programs.tc(Hook::TcEgress.name())?.info()?.id(),
         };
-        generation.addresses()?.write(&addresses.values().map(|entry| (entry.address.octets(), entry.to_bytes())).collect::<Vec<_>>())?;
+        generation.addresses()?.write(
+            &addresses
+                .values()
+                .map(|entry| (entry.address.octets(), entry.to_bytes()))
+                .collect::<Vec<_>>(),
+        )?;
         for interface in interfaces.values() {
             generation.write_interface(interface.ifindex, Some(*interface))?;
         }
@@ -83,11 +97,18 @@ impl Generation {
     /// Whether its tables are still there, and laid out as this binary reads them.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.abi == ABI && [(self.addresses, ADDRESSES), (self.interfaces, INTERFACES), (self.counters, COUNTERS)].into_iter().all(|(id, name)| {
-            // An old number may have come to another map only after two thousand million maps; after a reboot the
-            // record is gone too.
-            MapInfo::from_id(id).is_ok_and(|info| info.name_as_str() == Some(name))
-        })
+        self.abi == ABI
+            && [
+                (self.addresses, ADDRESSES),
+                (self.interfaces, INTERFACES),
+                (self.counters, COUNTERS),
+            ]
+            .into_iter()
+            .all(|(id, name)| {
+                // An old number may have come to another map only after two thousand million maps; after a reboot the
+                // record is gone too.
+                MapInfo::from_id(id).is_ok_and(|info| info.name_as_str() == Some(name))
+            })
     }
 
     /// Whether it can go on serving: it runs this binary's programs, its tables hold so many addresses, and the programs
@@ -96,8 +117,14 @@ impl Generation {
     pub fn serves(&self, addresses: usize, xdp: bool) -> bool {
         self.is_alive()
             && self.build == BUILD_ID
-            && self.addresses().and_then(|table| table.capacity()).is_ok_and(|capacity| addresses <= capacity as usize)
-            && Hook::ALL.into_iter().filter(|hook| xdp || *hook != Hook::Xdp).all(|hook| self.program(hook).is_ok())
+            && self
+                .addresses()
+                .and_then(|table| table.capacity())
+                .is_ok_and(|capacity| addresses <= capacity as usize)
+            && Hook::ALL
+                .into_iter()
+                .filter(|hook| xdp || *hook != Hook::Xdp)
+                .all(|hook| self.program(hook).is_ok())
     }
 
     /// The kernel's number of a program.
@@ -116,7 +143,10 @@ impl Generation {
     /// If no interface runs it any more.
     pub fn program(&self, hook: Hook) -> Result<ProgramInfo> {
         let id = self.program_id(hook);
-        loaded_programs().flatten().find(|info| info.id() == id).ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
+        loaded_programs()
+            .flatten()
+            .find(|info| info.id() == id)
+            .ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
     }
 
     /// The table of addresses.
@@ -133,7 +163,11 @@ impl Generation {
     /// If it cannot be read.
     pub fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
         let entries = self.addresses()?.read()?;
-        Ok(entries.into_values().map(AddressEntry::from_bytes).map(|entry| (entry.address, entry)).collect())
+        Ok(entries
+            .into_values()
+            .map(AddressEntry::from_bytes)
+            .map(|entry| (entry.address, entry))
+            .collect())
     }
 
     /// What the table of interfaces holds.
@@ -157,12 +191,17 @@ impl Generation {
     /// If the kernel refuses.
     pub fn write_interface(&self, ifindex: u32, interface: Option<Interface>) -> Result<()> {
         let value = interface.unwrap_or(Interface::EMPTY);
-        self.interfaces()?.set(Interface::slot(ifindex), value.to_bytes(), 0).context("cannot write the table of interfaces")
+        self.interfaces()?
+            .set(Interface::slot(ifindex), value.to_bytes(), 0)
+            .context("cannot write the table of interfaces")
     }
 
     fn interfaces(&self) -> Result<Array<MapData, [u8; 16]>> {
-        let data = MapData::from_id(self.interfaces).context("cannot open the table of interfaces")?;
-        Map::Array(data).try_into().context("the table of interfaces has another shape")
+        let data =
+            MapData::from_id(self.interfaces).context("cannot open the table of interfaces")?;
+        Map::Array(data)
+            .try_into()
+            .context("the table of interfaces has another shape")
     }
 
     /// The counters, summed over the CPUs; those that are zero are left out.
@@ -171,14 +210,20 @@ impl Generation {
     /// If they cannot be read.
     pub fn counters(&self) -> Result<Vec<(Hook, Outcome, Counter)>> {
         let data = MapData::from_id(self.counters).context("cannot open the counters")?;
-        let array: PerCpuArray<MapData, [u8; 16]> = Map::PerCpuArray(data).try_into().context("the counters have another shape")?;
+        let array: PerCpuArray<MapData, [u8; 16]> = Map::PerCpuArray(data)
+            .try_into()
+            .context("the counters have another shape")?;
         let mut counters = Vec::new();
         for hook in Hook::ALL {
             for outcome in Outcome::ALL {
-                let sum = array.get(&hook.slot(*outcome), 0)?.iter().map(|bytes| Counter::from_bytes(*bytes)).fold(Counter::default(), |sum, one| Counter {
-                    packets: sum.packets + one.packets,
-                    bytes: sum.bytes + one.bytes,
-                });
+                let sum = array
+                    .get(&hook.slot(*outcome), 0)?
+                    .iter()
+                    .map(|bytes| Counter::from_bytes(*bytes))
+                    .fold(Counter::default(), |sum, one| Counter {
+                        packets: sum.packets + one.packets,
+                        bytes: sum.bytes + one.bytes,
+                    });
                 if sum.packets != 0 {
                     counters.push((hook, *outcome, sum));
                 }

@@ -38,17 +38,31 @@ pub enum AttachError {
 ///
 /// # Errors
 /// [`AttachError::Refused`] if the driver does not take it, or a program of somebody else's is there.
-pub async fn attach_xdp(netlink: &Netlink, program: &ProgramInfo, link: &Link) -> Result<(), AttachError> {
+pub async fn attach_xdp(
+    netlink: &Netlink,
+    program: &ProgramInfo,
+    link: &Link,
+) -> Result<(), AttachError> {
     if link.xdp == Some(program.id()) {
         return Ok(());
     }
     if let Some(other) = link.xdp
         && !is_ours(other)
     {
-        return Err(AttachError::Refused(format!("{} runs somebody else's XDP program already (number {other}: see `bpftool net`)", link.name)));
+        return Err(AttachError::Refused(format!(
+            "{} runs somebody else's XDP program already (number {other}: see `bpftool net`)",
+            link.name
+        )));
     }
     let fd = program.fd().context("cannot open the XDP program")?;
-    netlink.set_xdp(link.ifindex, Some(fd.as_fd().as_raw_fd()), link.xdp.is_none()).await.map_err(|error| refusal(link, error))
+    netlink
+        .set_xdp(
+            link.ifindex,
+            Some(fd.as_fd().as_raw_fd()),
+            link.xdp.is_none(),
+        )
+        .await
+        .map_err(|error| refusal(link, error))
 }
 
 /// Takes XDP away from `link`, if it is ours.
@@ -57,9 +71,11 @@ pub async fn attach_xdp(netlink: &Netlink, program: &ProgramInfo, link: &Link) -
 /// What the kernel says.
 pub async fn detach_xdp(netlink: &Netlink, link: &Link) -> Result<()> {
     match link.xdp {
-        Some(program) if is_ours(program) => {
-            netlink.set_xdp(link.ifindex, None, false).await.map_err(|errno| std::io::Error::from(errno)).with_context(|| format!("cannot take XDP off {}", link.name))
-        }
+        Some(program) if is_ours(program) => netlink
+            .set_xdp(link.ifindex, None, false)
+            .await
+            .map_err(|errno| std::io::Error::from(errno))
+            .with_context(|| format!("cannot take XDP off {}", link.name)),
         _ => Ok(()),
     }
 }
@@ -73,15 +89,36 @@ pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<bool> 
     let clsact = match qdisc_add_clsact(&link.name) {
         Ok(()) => true,
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
-        Err(error) => return Err(error).with_context(|| format!("cannot add the clsact qdisc to {} (CONFIG_NET_SCH_INGRESS?)", link.name)),
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!(
+                    "cannot add the clsact qdisc to {} (CONFIG_NET_SCH_INGRESS?)",
+                    link.name
+                )
+            });
+        }
     };
     let mut program = SchedClassifier::from_program_info(program, hook.name().into())?;
     let id = match program.attach_to_link(ours(link, hook)?) {
         Ok(id) => id,
         // None of ours to replace yet.
         Err(_) => program
-            .attach_with_options(&link.name, direction(hook), TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }))
-            .with_context(|| format!("cannot attach {} to {} (CONFIG_NET_CLS_BPF?)", hook.name(), link.name))?,
+            .attach_with_options(
+                &link.name,
+                direction(hook),
+                TcAttachOptions::Netlink(NlOptions {
+                    priority: PRIORITY,
+                    handle: HANDLE,
+                    classid: None,
+                }),
+            )
+            .with_context(|| {
+                format!(
+                    "cannot attach {} to {} (CONFIG_NET_CLS_BPF?)",
+                    hook.name(),
+                    link.name
+                )
+            })?,
     };
     // The classifier stays until it is deleted, which dropping aya's link to it would do.
     std::mem::forget(program.take_link(id)?);
@@ -97,7 +134,8 @@ pub fn detach_tc(link: &Link, hook: Hook) {
 }
 
 fn ours(link: &Link, hook: Hook) -> Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(&link.name, direction(hook), PRIORITY, HANDLE, None).with_context(|| format!("{} has gone", link.name))
+    SchedClassifierLink::attached(&link.name, direction(hook), PRIORITY, HANDLE, None)
+        .with_context(|| format!("{} has gone", link.name))
 }
 
 const fn direction(hook: Hook) -> TcAttachType {
@@ -108,17 +146,30 @@ const fn direction(hook: Hook) -> TcAttachType {
 }
 
 fn is_ours(program: u32) -> bool {
-    loaded_programs().flatten().any(|info| info.id() == program && info.name_as_str().is_some_and(|name| name.starts_with(XDP_NAME)))
+    loaded_programs().flatten().any(|info| {
+        info.id() == program
+            && info
+                .name_as_str()
+                .is_some_and(|name| name.starts_with(XDP_NAME))
+    })
 }
 
 /// Says in words why native XDP was not to be had.
 fn refusal(link: &Link, errno: nix::Error) -> AttachError {
     let remedy = match errno {
         nix::Error::EOPNOTSUPP => "its driver has none, or guest offloads (LRO) are on",
-        nix::Error::EBUSY | nix::Error::EEXIST => "another XDP program is attached: see `bpftool net`",
+        nix::Error::EBUSY | nix::Error::EEXIST => {
+            "another XDP program is attached: see `bpftool net`"
+        }
         nix::Error::ENOMEM | nix::Error::ENOSPC => "the NIC has too few queues for XDP",
-        nix::Error::ERANGE | nix::Error::EINVAL => "its MTU, or a veth's other end's, is too large for XDP",
+        nix::Error::ERANGE | nix::Error::EINVAL => {
+            "its MTU, or a veth's other end's, is too large for XDP"
+        }
         _ => "see `dmesg` for what the driver says",
     };
-    AttachError::Refused(format!("{} refuses native XDP ({}): {remedy}", link.name, errno.desc()))
+    AttachError::Refused(format!(
+        "{} refuses native XDP ({}): {remedy}",
+        link.name,
+        errno.desc()
+    ))
 }

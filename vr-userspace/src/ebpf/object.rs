@@ -35,9 +35,13 @@ impl Programs {
             return Self::load_pinned(capacity, &[]);
         }
         with_bpffs(|dir| {
-            let pins: Vec<(&str, PathBuf)> = reuse.iter().map(|(name, _)| (*name, dir.join(name))).collect();
+            let pins: Vec<(&str, PathBuf)> = reuse
+                .iter()
+                .map(|(name, _)| (*name, dir.join(name)))
+                .collect();
             for ((name, map), (_, pin)) in reuse.iter().zip(&pins) {
-                map.pin(pin).with_context(|| format!("cannot pin the map {name}"))?;
+                map.pin(pin)
+                    .with_context(|| format!("cannot pin the map {name}"))?;
             }
             Self::load_pinned(capacity, &pins)
         })
@@ -50,12 +54,15 @@ impl Programs {
         for (name, pin) in pins {
             loader.map_pin_path(name, pin.as_path());
         }
-        let mut ebpf = loader.load(OBJECT).context("the kernel does not take the BPF maps (5.10 or later is needed, and CAP_BPF or root)")?;
+        let mut ebpf = loader.load(OBJECT).context(
+            "the kernel does not take the BPF maps (5.10 or later is needed, and CAP_BPF or root)",
+        )?;
         for name in ["tc_ingress", "tc_egress"] {
             load(&mut ebpf, name)?;
         }
         // Flag and section of multi-buffer programs came with 5.18; older kernels answer EINVAL.
-        let xdp = if !crate::features::without("frags") && load(&mut ebpf, "xdp_ingress_mb").is_ok() {
+        let xdp = if !crate::features::without("frags") && load(&mut ebpf, "xdp_ingress_mb").is_ok()
+        {
             "xdp_ingress_mb"
         } else {
             load(&mut ebpf, "xdp_ingress")?;
@@ -85,7 +92,10 @@ impl Programs {
     /// # Errors
     /// If there is none of this name.
     pub fn map_id(&self, name: &str) -> Result<u32> {
-        let map = self.ebpf.map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
         let (Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data)) = map else {
             return Err(anyhow!("the map {name} is of another kind than expected"));
         };
@@ -93,7 +103,9 @@ impl Programs {
     }
 
     fn program(&self, name: &str) -> Result<&Program> {
-        self.ebpf.program(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))
+        self.ebpf
+            .program(name)
+            .ok_or_else(|| anyhow!("the BPF object has no program {name}"))
     }
 }
 
@@ -104,9 +116,20 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
         _ => return Err(anyhow!("the BPF object has no program {name}")),
     };
     result.map_err(|error| match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             let log = verifier_log.to_string();
-            let tail = log.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+            let tail = log
+                .lines()
+                .rev()
+                .take(12)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+                .join("\n");
             anyhow!("the kernel refuses the program {name}: {io_error}\n{tail}")
         }
         other => anyhow!(other).context(format!("the kernel refuses the program {name}")),

@@ -24,8 +24,22 @@ pub fn with_bpffs<T: Send>(work: impl FnOnce(&Path) -> Result<T> + Send) -> Resu
             .spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
                 // Or the mount would be seen, and stay, outside.
-                mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).context("cannot make mounts private")?;
-                mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), None::<&str>).context("cannot mount bpffs (CONFIG_BPF_SYSCALL?)")?;
+                mount(
+                    None::<&str>,
+                    "/",
+                    None::<&str>,
+                    MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                    None::<&str>,
+                )
+                .context("cannot make mounts private")?;
+                mount(
+                    Some("bpf"),
+                    MOUNT_POINT,
+                    Some("bpf"),
+                    MsFlags::empty(),
+                    None::<&str>,
+                )
+                .context("cannot mount bpffs (CONFIG_BPF_SYSCALL?)")?;
                 work(Path::new(MOUNT_POINT))
             })
             .join()

@@ -46,7 +46,9 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// If there is none, or its keys or values have other sizes.
     pub fn open(id: u32) -> Result<Self> {
         let open = || MapData::from_id(id).with_context(|| format!("cannot open BPF map {id}"));
-        let map = Map::HashMap(open()?).try_into().with_context(|| format!("BPF map {id} has not the shape that this version expects"))?;
+        let map = Map::HashMap(open()?)
+            .try_into()
+            .with_context(|| format!("BPF map {id} has not the shape that this version expects"))?;
         Ok(Self { map, data: open()? })
     }
 
@@ -64,7 +66,11 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// If the kernel refuses to list them.
     pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
         if crate::features::without("batch") {
-            return self.map.iter().collect::<Result<_, _>>().context("cannot read a BPF map");
+            return self
+                .map
+                .iter()
+                .collect::<Result<_, _>>()
+                .context("cannot read a BPF map");
         }
         let mut all = BTreeMap::new();
         // The kernel's place in the map: a bucket's number for hash maps, never longer than a key or four bytes.
@@ -102,12 +108,20 @@ impl<const K: usize, const V: usize> Table<K, V> {
     pub fn write(&mut self, elements: &[([u8; K], [u8; V])]) -> Result<()> {
         // One element is one system call either way.
         if elements.len() == 1 || crate::features::without("batch") {
-            return elements.iter().try_for_each(|(key, value)| self.map.insert(key, value, 0)).context("cannot write a BPF map");
+            return elements
+                .iter()
+                .try_for_each(|(key, value)| self.map.insert(key, value, 0))
+                .context("cannot write a BPF map");
         }
         for chunk in elements.chunks(CHUNK) {
             let keys: Vec<[u8; K]> = chunk.iter().map(|(key, _)| *key).collect();
             let values: Vec<[u8; V]> = chunk.iter().map(|(_, value)| *value).collect();
-            let mut attr = BatchAttr { keys: keys.as_ptr() as u64, values: values.as_ptr() as u64, count: chunk.len() as u32, ..self.attr() };
+            let mut attr = BatchAttr {
+                keys: keys.as_ptr() as u64,
+                values: values.as_ptr() as u64,
+                count: chunk.len() as u32,
+                ..self.attr()
+            };
             bpf(UPDATE_BATCH, &mut attr).context("cannot write a BPF map")?;
         }
         Ok(())
@@ -119,17 +133,27 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// If one is not; some may have been removed.
     pub fn remove(&mut self, keys: &[[u8; K]]) -> Result<()> {
         if keys.len() == 1 || crate::features::without("batch") {
-            return keys.iter().try_for_each(|key| self.map.remove(key)).context("cannot remove from a BPF map");
+            return keys
+                .iter()
+                .try_for_each(|key| self.map.remove(key))
+                .context("cannot remove from a BPF map");
         }
         for chunk in keys.chunks(CHUNK) {
-            let mut attr = BatchAttr { keys: chunk.as_ptr() as u64, count: chunk.len() as u32, ..self.attr() };
+            let mut attr = BatchAttr {
+                keys: chunk.as_ptr() as u64,
+                count: chunk.len() as u32,
+                ..self.attr()
+            };
             bpf(DELETE_BATCH, &mut attr).context("cannot remove from a BPF map")?;
         }
         Ok(())
     }
 
     fn attr(&self) -> BatchAttr {
-        BatchAttr { map_fd: self.data.fd().as_fd().as_raw_fd() as u32, ..BatchAttr::default() }
+        BatchAttr {
+            map_fd: self.data.fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttr::default()
+        }
     }
 }
 
@@ -137,6 +161,17 @@ fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
     // SAFETY: the attribute has the kernel's layout and size; the addresses in it are those of buffers that outlive the
     // call and hold `count` elements of the map's own key and value sizes, which `HashMap` has checked; in_batch
     // and out_batch are longer than any key of ours.
-    let rc = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<BatchAttr>()) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<BatchAttr>(),
+        )
+    };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
