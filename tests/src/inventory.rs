@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use anyhow::Result;
 use futures::TryStreamExt;
@@ -28,22 +29,49 @@ impl Netns {
             .collect())
     }
 
-    /// Links with state, MTU and XDP program, queueing disciplines that are not the default, addresses, routes of the
-    /// main table and the forwarding switch: a line each, sorted. TCX programs and iptables rules are not in it.
+    /// Links with state, MTU and XDP program, queueing disciplines that are not the default, their filters, addresses,
+    /// routes of the main table and what there is of settings that the router touches: a line each, sorted. TCX programs
+    /// and iptables rules are not in it.
     pub fn inventory(&self) -> Result<Vec<String>> {
         let mut lines = self.netlink(async |handle| {
             let mut names = Names::default();
             let mut lines = links(handle, &mut names).await?;
             lines.extend(qdiscs(handle, &names).await?);
+            lines.extend(filters(handle, &names).await?);
             lines.extend(addresses(handle, &names).await?);
             lines.extend(routes(handle, &names).await?);
             Ok(lines)
         })?;
-        let forwarding = self.run(|| fs::read_to_string("/proc/sys/net/ipv4/ip_forward"))?;
-        lines.push(format!("forwarding {}", forwarding.trim()));
+        lines.extend(self.run(settings)?);
         lines.sort();
         Ok(lines)
     }
+}
+
+/// An inventory whose XDP programs are only there or not: every load makes new ones, with new numbers.
+pub fn without_numbers(inventory: Vec<String>) -> Vec<String> {
+    let strip = |line: String| match line.split_once(" xdp ") {
+        Some((rest, _)) => format!("{rest} xdp"),
+        None => line,
+    };
+    inventory.into_iter().map(strip).collect()
+}
+
+fn settings() -> Result<Vec<String>> {
+    let base = Path::new("/proc/sys/net/ipv4");
+    let forwarding = fs::read_to_string(base.join("ip_forward"))?;
+    let mut lines = vec![format!("forwarding {}", forwarding.trim())];
+    for entry in fs::read_dir(base.join("conf"))? {
+        let entry = entry?;
+        let value = fs::read_to_string(entry.path().join("promote_secondaries"))?;
+        let name = entry.file_name();
+        lines.push(format!(
+            "promote_secondaries {} {}",
+            name.to_string_lossy(),
+            value.trim()
+        ));
+    }
+    Ok(lines)
 }
 
 /// The interfaces' names by index.
@@ -111,6 +139,32 @@ async fn qdiscs(handle: &Handle, names: &Names) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+async fn filters(handle: &Handle, names: &Names) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for (index, name) in &names.0 {
+        let get = || handle.traffic_filter(*index as i32).get();
+        for (hook, request) in [("ingress", get().ingress()), ("egress", get().egress())] {
+            let mut filters = request.execute();
+            // Without a qdisc to put them on there are none, which is said as an error.
+            while let Ok(Some(message)) = filters.try_next().await {
+                let kind = message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        TcAttribute::Kind(kind) => Some(kind.as_str()),
+                        _ => None,
+                    });
+                let (kind, priority) = (kind.unwrap_or("?"), message.header.info >> 16);
+                lines.push(format!(
+                    "filter {name} {hook} {kind} {priority} {:?}",
+                    message.header.handle
+                ));
+            }
+        }
+    }
+    Ok(lines)
+}
+
 async fn addresses(handle: &Handle, names: &Names) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut addresses = handle.address().get().execute();
@@ -151,6 +205,7 @@ fn route(message: &RouteMessage, names: &Names) -> String {
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
                 details += &format!(" via {gateway}");
             }
+            RouteAttribute::Priority(metric) => details += &format!(" metric {metric}"),
             RouteAttribute::Oif(index) => details += &format!(" dev {}", names.of(*index)),
             _ => {}
         }

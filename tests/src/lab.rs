@@ -19,7 +19,6 @@ use tempfile::TempDir;
 
 use crate::ethtool::Offload;
 use crate::link::{Mac, Via};
-use crate::machine::{self, PrivateMounts};
 use crate::netns::{self, Netns};
 use crate::vr;
 
@@ -79,9 +78,9 @@ pub struct LabOptions {
     pub redirectable: bool,
     /// Whether the router's second inside interface is there from the beginning.
     pub inside2: bool,
-    /// Whether `vr-userspace` finds a /run and a bpffs of its own, so that labs do not meet there and nothing is left
-    /// behind. Without, it works on the machine's, and what it loaded is unloaded when the lab is dropped.
-    pub private_mounts: bool,
+    /// Whether `vr-userspace` keeps its run files in the lab's own directory, gone with the lab. Without, they are where
+    /// they are by default, and what was loaded is unloaded when the lab is dropped.
+    pub private_run: bool,
     /// Whether `vr-userspace` is always run as `ip netns exec` would, with a fresh /sys each time.
     pub as_ip_netns_exec: bool,
     /// The namespaces are called `<this>-router` and so on; `None` gives names that no other lab has.
@@ -94,7 +93,7 @@ impl Default for LabOptions {
             offloads: false,
             redirectable: true,
             inside2: true,
-            private_mounts: true,
+            private_run: true,
             as_ip_netns_exec: false,
             name: None,
         }
@@ -121,7 +120,6 @@ pub struct Lab {
     /// The third VM, in the second inside subnet.
     pub vm3: Netns,
     pub(crate) options: LabOptions,
-    pub(crate) mounts: Option<PrivateMounts>,
     pub(crate) directory: TempDir,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) vr_ran: AtomicBool,
@@ -150,7 +148,7 @@ impl Lab {
     /// Opens the lab of this name that somebody built and kept. Dropping it leaves it standing.
     pub fn attach(name: &str) -> Result<Lab> {
         let options = LabOptions {
-            private_mounts: false,
+            private_run: false,
             name: Some(name.into()),
             ..LabOptions::default()
         };
@@ -202,17 +200,18 @@ impl Lab {
     }
 
     fn of(make: impl Fn(&str) -> Result<Netns>, options: LabOptions) -> Result<Lab> {
-        let router = make("router")?;
-        let mounts = options
-            .private_mounts
-            .then(|| PrivateMounts::new(&router))
-            .transpose()?;
-        let environment = mounts
-            .iter()
-            .map(|_| (vr::BPFFS_VARIABLE.into(), machine::BPFFS.into()))
-            .collect();
+        let directory = netns::directory()?;
+        let mut environment = Vec::new();
+        if options.private_run {
+            let run = directory
+                .path()
+                .join(vr::RUN)
+                .to_string_lossy()
+                .into_owned();
+            environment.push((vr::RUN_VARIABLE.into(), run));
+        }
         Ok(Lab {
-            router,
+            router: make("router")?,
             out: make("out")?,
             lan: make("lan")?,
             client1: make("client1")?,
@@ -221,8 +220,7 @@ impl Lab {
             vm2: make("vm2")?,
             vm3: make("vm3")?,
             options,
-            mounts,
-            directory: netns::directory()?,
+            directory,
             environment,
             vr_ran: AtomicBool::new(false),
         })

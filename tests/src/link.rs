@@ -11,7 +11,8 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
 };
 
 use crate::netns::Netns;
@@ -200,6 +201,19 @@ impl Netns {
                 .execute()
                 .await;
             done.with_context(|| format!("cannot give {interface} the address {net}"))
+        })
+    }
+
+    /// Takes an address away from an interface.
+    pub fn remove_address(&self, interface: &str, address: &str) -> Result<()> {
+        let net = network(address)?;
+        self.netlink(async |handle| {
+            let message = AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(index(handle, interface).await?)
+                .address(net.addr(), net.prefix_len())
+                .build();
+            let done = handle.address().del(message).execute().await;
+            done.with_context(|| format!("cannot take {net} away from {interface}"))
         })
     }
 

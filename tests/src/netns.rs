@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -119,20 +119,19 @@ impl Netns {
 
     /// A command that will run inside the namespace, in the caller's mount namespace.
     pub fn command(&self, program: impl AsRef<Path>) -> Result<Command> {
-        self.command_with(program, None, false)
+        self.command_with(program, false)
     }
 
     /// A command that will run inside the namespace as `ip netns exec` runs it: in a mount namespace of its own with a
     /// fresh /sys, in which nothing is mounted, above all no /sys/fs/bpf.
     pub fn command_as_ip_netns_exec(&self, program: impl AsRef<Path>) -> Result<Command> {
-        self.command_with(program, None, true)
+        self.command_with(program, true)
     }
 
-    /// A command in this namespace, in the mount namespace `mounts` if given, and with a fresh /sys if wanted.
+    /// A command in this namespace, with a fresh /sys if wanted.
     pub(crate) fn command_with(
         &self,
         program: impl AsRef<Path>,
-        mounts: Option<OwnedFd>,
         fresh_sys: bool,
     ) -> Result<Command> {
         let net = self
@@ -141,14 +140,7 @@ impl Netns {
             .try_clone_to_owned()
             .context("cannot duplicate a descriptor")?;
         let mut command = Command::new(program.as_ref());
-        sys::enter_before_exec(
-            &mut command,
-            Entry {
-                net,
-                mount: mounts,
-                fresh_sys,
-            },
-        );
+        sys::enter_before_exec(&mut command, Entry { net, fresh_sys });
         Ok(command)
     }
 

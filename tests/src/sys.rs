@@ -1,8 +1,8 @@
-//! All the `unsafe` of this crate: entering namespaces between fork and exec, and the ethtool ioctl.
+//! All the `unsafe` of this crate: entering namespaces between fork and exec, the ethtool ioctl, and the bpf system call.
 
 use std::ffi::{CStr, c_char, c_ulong};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -14,8 +14,6 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 pub(crate) struct Entry {
     /// The network namespace.
     pub net: OwnedFd,
-    /// A mount namespace; `None` stays in the caller's.
-    pub mount: Option<OwnedFd>,
     /// Whether the command gets a mount namespace of its own with a fresh /sys, as `ip netns exec` gives it.
     pub fresh_sys: bool,
 }
@@ -29,9 +27,6 @@ pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry) {
 
 impl Entry {
     fn enter(&self) -> nix::Result<()> {
-        if let Some(mounts) = &self.mount {
-            setns(mounts, CloneFlags::CLONE_NEWNS)?;
-        }
         setns(&self.net, CloneFlags::CLONE_NEWNET)?;
         if self.fresh_sys {
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -99,4 +94,59 @@ pub(crate) fn ethtool_set(interface: &str, command: u32, value: u32) -> io::Resu
     } else {
         Ok(())
     }
+}
+
+/// The part of `union bpf_attr` of linux/bpf.h that loads a program.
+#[repr(C)]
+#[derive(Default)]
+struct BpfLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    rest: [u64; 12],
+}
+
+/// A kind of BPF program of linux/bpf.h, and the verdict by which it lets every packet pass.
+#[derive(Clone, Copy)]
+pub(crate) struct BpfKind {
+    number: u32,
+    pass: i32,
+}
+
+/// `BPF_PROG_TYPE_XDP` and `XDP_PASS`.
+pub(crate) const XDP: BpfKind = BpfKind { number: 6, pass: 2 };
+/// `BPF_PROG_TYPE_SCHED_CLS` and `TC_ACT_UNSPEC`.
+pub(crate) const CLASSIFIER: BpfKind = BpfKind {
+    number: 3,
+    pass: -1,
+};
+
+/// Loads a BPF program that passes every packet. It lives as long as the descriptor, or an interface that runs it.
+pub(crate) fn load_bpf_pass(kind: BpfKind) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_long = 5;
+    // r0 = the verdict; exit
+    let code: [u64; 2] = [u64::from(kind.pass as u32) << 32 | 0xb7, 0x95];
+    let attribute = BpfLoad {
+        kind: kind.number,
+        instructions: code.len() as u32,
+        code: code.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..BpfLoad::default()
+    };
+    // SAFETY: the attribute has the kernel's layout and is all zeros after what is used of it; the pointers in it outlive
+    // the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            &raw const attribute,
+            size_of::<BpfLoad>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -1,22 +1,26 @@
 //! Running `vr-userspace` in the lab's router.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::machine::PrivateMounts;
 use crate::program::{self, Outcome};
 
 /// Names the binary to test; without it, it is the workspace's release build.
 pub const BINARY: &str = "VR_USERSPACE";
 
-/// Tells `vr-userspace` where its bpffs is.
-pub const BPFFS_VARIABLE: &str = "KYLIN_VR_BPFFS";
+/// Tells `vr-userspace` where to keep its run files.
+pub const RUN_VARIABLE: &str = "KYLIN_VR_RUN_DIR";
+
+/// The run files of a lab with `private_run`, within [`Lab::directory`].
+pub const RUN: &str = "run";
 
 /// How long a call may take before it is killed.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -75,20 +79,10 @@ impl Lab {
     }
 
     fn vr_command_in(&self, fresh_sys: bool) -> Result<Command> {
-        let mut command = self.router_command(binary()?, fresh_sys)?;
+        let mut command = self.router.command_with(binary()?, fresh_sys)?;
         self.vr_ran.store(true, Ordering::Relaxed);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         Ok(command)
-    }
-
-    /// A command that runs `program` in the router, where `vr-userspace` runs: with the same mounts.
-    pub fn router_command(&self, program: impl AsRef<Path>, fresh_sys: bool) -> Result<Command> {
-        let mounts = self
-            .mounts
-            .as_ref()
-            .map(PrivateMounts::descriptor)
-            .transpose()?;
-        self.router.command_with(program, mounts, fresh_sys)
     }
 
     /// Sets an environment variable for all later calls of `vr-userspace`.
@@ -113,6 +107,71 @@ impl Lab {
         Ok(path)
     }
 
+    /// The run files, which `vr-userspace` makes when it needs them.
+    pub fn run_directory(&self) -> PathBuf {
+        self.directory().join(RUN)
+    }
+
+    /// The run files' names and contents, sorted; of a directory that is not there, nothing.
+    pub fn run_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let entries = match fs::read_dir(self.run_directory()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            files.push((name, fs::read(entry.path())?));
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Loads `file`, which must succeed, and returns what was said.
+    pub fn loads(&self, file: &impl ToString, backend: &str) -> Result<String> {
+        self.load(&file.to_string(), backend)?.ok()
+    }
+
+    /// Unloads, which must succeed.
+    pub fn unloads(&self) -> Result<()> {
+        self.vr(&["unload"])?.ok().map(drop)
+    }
+
+    /// What `plan` says that loading the configuration would change.
+    pub fn plan(&self, backend: &str) -> Result<String> {
+        let path = self.config_path();
+        let path = path.to_string_lossy();
+        self.vr(&["plan", "--config", &path, "--backend", backend])?
+            .ok()
+    }
+
+    /// What `status --json` says.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.vr(&["status", "--json"])?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("this is no JSON: {text}"))
+    }
+
+    /// How many packets ended as `outcome` in `program`: `counter("tc_ingress", "eip_in")`.
+    pub fn counter(&self, program: &str, outcome: &str) -> Result<u64> {
+        let status = self.status()?;
+        ensure!(
+            status["counters"][program].is_object(),
+            "there is no counter of {program}: {status:#}"
+        );
+        Ok(status["counters"][program][outcome]["packets"]
+            .as_u64()
+            .unwrap_or(0))
+    }
+
+    /// How many packets ended as `outcome` in any program.
+    pub fn counted(&self, outcome: &str) -> Result<u64> {
+        ["xdp", "tc_ingress", "tc_egress"]
+            .iter()
+            .map(|program| self.counter(program, outcome))
+            .sum()
+    }
+
     /// Writes `yaml` as the configuration and runs `vr-userspace load` on it.
     pub fn load(&self, yaml: &str, backend: &str) -> Result<Outcome> {
         let path = self.write_config(yaml)?;
@@ -128,7 +187,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.mounts.is_some() || !self.router.is_owned() || !self.vr_ran.load(Ordering::Relaxed)
+        if self.options.private_run
+            || !self.router.is_owned()
+            || !self.vr_ran.load(Ordering::Relaxed)
         {
             return;
         }

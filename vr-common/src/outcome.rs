@@ -12,6 +12,14 @@ macro_rules! outcomes {
         impl Outcome {
             /// All outcomes, by number.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            /// The outcome of this number.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
             /// The stable name, as `status --json` prints it.
             #[must_use]
             pub const fn name(self) -> &'static str {

@@ -61,7 +61,9 @@ fn bounded<const MASK: usize>(at: usize) -> usize {
     }
     let mut bounded = at;
     // SAFETY: masks one register.
-    unsafe { asm!("{at} &= {mask}", at = inout(reg) bounded, mask = const MASK, options(pure, nomem, nostack)) };
+    unsafe {
+        asm!("{at} &= {mask}", at = inout(reg) bounded, mask = const MASK, options(pure, nomem, nostack))
+    };
     bounded
 }
 
@@ -69,7 +71,11 @@ fn bounded<const MASK: usize>(at: usize) -> usize {
 #[inline(always)]
 fn place(start: usize, end: usize, at: usize, size: usize) -> Option<usize> {
     let place = start + bounded::<REACH>(at);
-    if place + size > end { None } else { Some(place) }
+    if place + size > end {
+        None
+    } else {
+        Some(place)
+    }
 }
 
 /// The byte accessors of [`Packet`] over a type with `fn bounds(&self) -> (start, end)`.

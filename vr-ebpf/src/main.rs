@@ -4,12 +4,16 @@
 #![no_main]
 // Two instructions and a question to the compiler, all in `kernel`; `cargo xtask build` allows the features.
 #![feature(asm_experimental_arch, core_intrinsics)]
-#![allow(internal_features, reason = "is_val_statically_known keeps constant offsets free of cost")]
+#![allow(
+    internal_features,
+    reason = "is_val_statically_known keeps constant offsets free of cost"
+)]
 
 mod kernel;
 mod maps;
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -46,6 +50,7 @@ fn xdp_one(ctx: &XdpContext) -> u32 {
         Err(outcome) => (xdp_action::XDP_PASS, outcome),
     };
     maps::count(Hook::Xdp, outcome, bytes);
+    trace(ctx, &frame, Hook::Xdp, maps.ifindex, outcome);
     action
 }
 
@@ -69,7 +74,7 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         };
         path::tc_ingress(&mut skb, &maps, &arrival)
     };
-    carry_out(&mut skb, Hook::TcIngress, verdict, bytes)
+    carry_out(&ctx, &mut skb, Hook::TcIngress, verdict, bytes)
 }
 
 /// TC egress: the second half of the translation, for what the kernel forwards or says itself.
@@ -91,11 +96,17 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
         };
         path::tc_egress(&mut skb, &maps, &departure)
     };
-    carry_out(&mut skb, Hook::TcEgress, verdict, bytes)
+    carry_out(&ctx, &mut skb, Hook::TcEgress, verdict, bytes)
 }
 
 #[inline(always)]
-fn carry_out(skb: &mut Skb<'_>, hook: Hook, verdict: Verdict, bytes: usize) -> i32 {
+fn carry_out(
+    ctx: &TcContext,
+    skb: &mut Skb<'_>,
+    hook: Hook,
+    verdict: Verdict,
+    bytes: usize,
+) -> i32 {
     let (action, outcome) = match verdict {
         // UNSPEC: other programs of the operator's, if there are any, see the packet next.
         Verdict::Kernel(outcome) => (TC_ACT_UNSPEC, outcome),
@@ -106,7 +117,32 @@ fn carry_out(skb: &mut Skb<'_>, hook: Hook, verdict: Verdict, bytes: usize) -> i
         Verdict::Drop(outcome) => (TC_ACT_SHOT, outcome),
     };
     maps::count(hook, outcome, bytes);
+    trace(ctx, skb, hook, kernel::ifindex(ctx), outcome);
     action
+}
+
+/// For `vr-userspace trace`, which turns the words into names: program, interface, outcome, length and the addresses that
+/// the packet bears now. Otherwise the level is 0 in read-only data, and the verifier removes the code.
+#[inline(always)]
+fn trace<C: EbpfContext, P: Packet>(
+    ctx: &C,
+    packet: &P,
+    hook: Hook,
+    ifindex: u32,
+    outcome: Outcome,
+) {
+    let address = |at| packet.u32(at).map_or(0, u32::from_be);
+    let (source, destination) = (address(26), address(30));
+    aya_log_ebpf::trace!(
+        ctx,
+        "{} {} {} {} {:i} {:i}",
+        hook as u32,
+        ifindex,
+        outcome as u32,
+        packet.len(),
+        source,
+        destination
+    );
 }
 
 /// GPL-compatible, as the helpers ask.

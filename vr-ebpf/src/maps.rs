@@ -55,7 +55,7 @@ impl Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn address(&self, address: Addr) -> Option<AddressEntry> {
-        kernel::copy(ADDRESSES.get_ptr(&address)?, |entry: &AddressEntry| {
+        kernel::copy(ADDRESSES.get_ptr(address)?, |entry: &AddressEntry| {
             entry.address == address
         })
     }

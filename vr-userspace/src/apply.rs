@@ -198,10 +198,11 @@ impl Apply<'_> {
     }
 
     async fn add_addresses(&self, to: &Picture, changes: &Diff) -> Result<()> {
+        // While an interface is down, the kernel does not go through all its routes for every new address.
+        self.netlink.add_addresses(&changes.add_addresses)?;
         for ifindex in &changes.raise {
             self.netlink.set_up(self.link(*ifindex)?, true).await?;
         }
-        self.netlink.add_addresses(&changes.add_addresses).await?;
         if changes.forwarding == Some(true) {
             sysctl::set_forwarding(true)?;
         }
@@ -221,14 +222,12 @@ impl Apply<'_> {
             .remove_addresses
             .iter()
             .partition(|on_link| on_link.prefix == 32);
-        self.netlink.remove_addresses(&hosts).await?;
+        self.netlink.remove_addresses(&hosts)?;
         for on_link in subnets {
             if let Some(link) = self.machine.links.get(&on_link.ifindex) {
-                sysctl::promoting_secondaries(
-                    &link.name,
-                    self.netlink.remove_addresses(&[on_link]),
-                )
-                .await?;
+                sysctl::promoting_secondaries(&link.name, || {
+                    self.netlink.remove_addresses(&[on_link])
+                })?;
             }
         }
         if changes.forwarding == Some(false) {

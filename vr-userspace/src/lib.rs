@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod apply;
+pub mod bulk;
 pub mod cli;
 pub mod config;
 pub mod desired;

@@ -63,12 +63,12 @@ impl ParseableParametrized<[u8], GenlHeader> for Device {
                 IFINDEX => {
                     device.ifindex = value
                         .first_chunk()
-                        .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+                        .map_or(0, |bytes| u32::from_ne_bytes(*bytes));
                 }
                 XDP_FEATURES => {
                     device.xdp_features = value
                         .first_chunk()
-                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes));
                 }
                 _ => {}
             }

@@ -6,9 +6,11 @@ use std::{
     os::fd::RawFd,
 };
 
-use anyhow::{Context, Result};
-use futures::{StreamExt, TryStreamExt, stream};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use anyhow::{Context, Result, anyhow};
+use futures::{StreamExt, TryStreamExt};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -19,13 +21,10 @@ use netlink_packet_route::{
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::{
+    bulk,
     config::MacAddr,
     state::{DefaultRoute, OnLink},
 };
-
-/// Requests under way at once when thousands of addresses are written: enough to keep the kernel busy, few enough that
-/// their acknowledgements fit the socket's buffer.
-const IN_FLIGHT: usize = 128;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +101,11 @@ impl Netlink {
         })
     }
 
-    async fn links(&self) -> Result<BTreeMap<u32, Link>> {
+    /// Reads the links only.
+    ///
+    /// # Errors
+    /// If the dump fails.
+    pub async fn links(&self) -> Result<BTreeMap<u32, Link>> {
         self.0
             .link()
             .get()
@@ -162,42 +165,27 @@ impl Netlink {
     ///
     /// # Errors
     /// The first that the kernel refuses.
-    pub async fn add_addresses(&self, addresses: &[OnLink]) -> Result<()> {
-        stream::iter(addresses)
-            .map(|on_link| async move {
-                let result = self
-                    .0
-                    .address()
-                    .add(on_link.ifindex, IpAddr::V4(on_link.address), on_link.prefix)
-                    .execute()
-                    .await;
-                unless(result, nix::errno::Errno::EEXIST)
-                    .with_context(|| format!("cannot add {}/{}", on_link.address, on_link.prefix))
-            })
-            .buffered(IN_FLIGHT)
-            .try_collect()
-            .await
+    pub fn add_addresses(&self, addresses: &[OnLink]) -> Result<()> {
+        let requests = addresses
+            .iter()
+            .map(|on_link| RouteNetlinkMessage::NewAddress(on_link.message()))
+            .collect();
+        bulk::send(requests, NLM_F_CREATE | NLM_F_EXCL, nix::Error::EEXIST)?
+            .map_err(|(index, errno)| anyhow!("cannot add {}: {}", addresses[index], errno.desc()))
     }
 
     /// Removes addresses; one that is gone already is no error.
     ///
     /// # Errors
     /// The first that the kernel refuses.
-    pub async fn remove_addresses(&self, addresses: &[OnLink]) -> Result<()> {
-        stream::iter(addresses)
-            .map(|on_link| async move {
-                let message = AddressMessageBuilder::<Ipv4Addr>::new()
-                    .index(on_link.ifindex)
-                    .address(on_link.address, on_link.prefix)
-                    .build();
-                let result = self.0.address().del(message).execute().await;
-                unless(result, nix::errno::Errno::EADDRNOTAVAIL).with_context(|| {
-                    format!("cannot remove {}/{}", on_link.address, on_link.prefix)
-                })
-            })
-            .buffered(IN_FLIGHT)
-            .try_collect()
-            .await
+    pub fn remove_addresses(&self, addresses: &[OnLink]) -> Result<()> {
+        let requests = addresses
+            .iter()
+            .map(|on_link| RouteNetlinkMessage::DelAddress(on_link.message()))
+            .collect();
+        bulk::send(requests, 0, nix::Error::EADDRNOTAVAIL)?.map_err(|(index, errno)| {
+            anyhow!("cannot remove {}: {}", addresses[index], errno.desc())
+        })
     }
 
     /// Adds a default route *before* any other with the same metric, which stays and comes into force again when ours is
@@ -309,6 +297,15 @@ impl Netlink {
     }
 }
 
+impl OnLink {
+    fn message(&self) -> AddressMessage {
+        AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(self.ifindex)
+            .address(self.address, self.prefix)
+            .build()
+    }
+}
+
 /// Takes one kind of error for success.
 fn unless(
     result: Result<(), rtnetlink::Error>,
@@ -341,7 +338,7 @@ fn link(message: LinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) if ethernet => {
-                link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddr)
+                link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddr);
             }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Xdp(xdp) => {

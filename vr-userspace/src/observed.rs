@@ -3,13 +3,13 @@
 use anyhow::Result;
 use vr_common::outcome::Hook;
 
-use crate::{netlink::Machine, picture::Picture, state::State};
+use crate::{netlink::Machine, picture::Picture, state::State, sysctl};
 
-/// Reads the tables, and picks out of the machine's addresses and routes those that are recorded as the router's own
-/// *and* still there.
+/// Reads the tables, and picks out of the machine's addresses, routes and settings those that are recorded as the
+/// router's own *and* still there.
 ///
 /// # Errors
-/// If a table cannot be read.
+/// If a table or setting cannot be read.
 pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
     let (entries, interfaces) = match state.generation() {
         Some(generation) => (generation.read_addresses()?, generation.read_interfaces()?),
@@ -41,7 +41,12 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
             .intersection(&machine.routes)
             .copied()
             .collect(),
-        raised: owned.raised.clone(),
-        forwarding: owned.forwarding,
+        raised: owned
+            .raised
+            .iter()
+            .filter(|ifindex| machine.links.get(ifindex).is_some_and(|link| link.up))
+            .copied()
+            .collect(),
+        forwarding: owned.forwarding && sysctl::forwarding()?,
     })
 }

@@ -32,15 +32,12 @@ pub fn set_forwarding(on: bool) -> Result<()> {
 ///
 /// # Errors
 /// Those of `work`, or if the setting cannot be written.
-pub async fn promoting_secondaries<T>(
-    interface: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub fn promoting_secondaries<T>(interface: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let key = format!("conf/{interface}/promote_secondaries");
     let before = fs::read_to_string(path(&key))
         .with_context(|| format!("cannot read {}", path(&key).display()))?;
     write(&key, "1")?;
-    let result = work.await;
+    let result = work();
     write(&key, before.trim())?;
     result
 }

@@ -73,7 +73,7 @@ fn up(backend: &str, config: &Path, offloads: bool) -> Result<()> {
     heading("lab");
     let options = LabOptions {
         offloads,
-        private_mounts: false,
+        private_run: false,
         name: Some(NAME.into()),
         ..LabOptions::default()
     };

@@ -1,6 +1,7 @@
 //! The tasks of this repository: `cargo xtask --help`. Nothing of the product is in here.
 
 mod apt;
+mod bench;
 mod bpf;
 mod demo;
 mod fingerprint;
@@ -69,11 +70,24 @@ enum Task {
     /// Build a lab of network namespaces that stands, and use it.
     #[command(subcommand)]
     Lab(lab::Task),
+    /// Measure. Figures are printed, never judged.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Send real traffic through a lab's router, and show what each side saw.
     Demo {
         /// The data planes to show.
         #[arg(long, default_value = "all")]
         backend: demo::Backend,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// How long `load` takes: everything, one change, nothing.
+    Reload {
+        /// How many EIPs.
+        #[arg(long, default_value_t = 10_000)]
+        entries: u32,
     },
 }
 
@@ -105,6 +119,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm { kernel, .. } => vm::smoke(&kernel)?,
         Task::Ci => ci()?,
         Task::Lab(task) => lab::run(&task)?,
+        Task::Bench(Bench::Reload { entries }) => {
+            build(false, false)?;
+            bench::reload(entries)?;
+        }
         Task::Demo { backend } => demo::run(backend)?,
     }
     Ok(ExitCode::SUCCESS)

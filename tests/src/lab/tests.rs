@@ -9,7 +9,6 @@ use super::*;
 use crate::capture::{Capture, send_frame};
 use crate::packet::{Packet, check_checksums, check_ip, describe};
 use crate::ping::{Ping, ping};
-use crate::program;
 use crate::require_root;
 use crate::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
 use crate::view::{ICMP, View, macs};
@@ -207,29 +206,6 @@ fn the_inventory_names_what_is_there() -> Result<()> {
 }
 
 #[test]
-fn labs_have_mounts_of_their_own() -> Result<()> {
-    require_root!();
-    let labs = [Lab::new()?, Lab::new()?];
-    let shell = |lab: &Lab, fresh_sys, script: &str| {
-        let mut command = lab.router_command("sh", fresh_sys)?;
-        command.args(["-c", script]);
-        program::run(command, Duration::from_secs(5))?.ok()
-    };
-    shell(&labs[0], false, "mkdir /run/kylin-vr /sys/fs/bpf/kylin-vr")?;
-    let show = "ls -d /run/*/k* /run/k* /sys/fs/bpf/k* /sys/class/net/w* 2>/dev/null || true";
-    assert_eq!(
-        shell(&labs[0], false, show)?,
-        "/run/bpf/kylin-vr\n/run/kylin-vr\n/sys/class/net/wan0\n/sys/fs/bpf/kylin-vr\n"
-    );
-    assert_eq!(
-        shell(&labs[0], true, show)?,
-        "/run/bpf/kylin-vr\n/run/kylin-vr\n/sys/class/net/wan0\n"
-    );
-    assert_eq!(shell(&labs[1], false, show)?, "/sys/class/net/wan0\n");
-    Ok(())
-}
-
-#[test]
 fn a_lab_does_not_keep_what_another_dropped() -> Result<()> {
     require_root!();
     let outer = Netns::new("outer")?;
@@ -252,7 +228,7 @@ fn a_named_lab_stands_until_it_is_removed() -> Result<()> {
     let name = format!("kvrlab{}", std::process::id());
     let mut lab = Lab::with(LabOptions {
         name: Some(name.clone()),
-        private_mounts: false,
+        private_run: false,
         ..LabOptions::default()
     })?;
     lab.keep();

@@ -1,6 +1,6 @@
 //! `load`: makes the machine be what the file says.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Result, bail};
 use vr_common::layout::Interface;
@@ -11,7 +11,7 @@ use crate::{
     desired::{Backend, Desired, Port, desired},
     instance::Instance,
     lock::Lock,
-    netlink::{Machine, Netlink},
+    netlink::{Link, Machine, Netlink},
     observed::observed,
     picture::Picture,
     state::{Failure, Owned, State, now},
@@ -69,7 +69,7 @@ pub async fn run(
     backend: Backend,
     patience: Duration,
 ) -> Result<()> {
-    let config = super::read(path)?;
+    let config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
     refuse_iptables(backend)?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
@@ -86,10 +86,26 @@ pub async fn run(
     }
     report(
         &State::read(&instance.state_file())?,
-        &netlink.read().await?,
+        &netlink.links().await?,
         &config,
     );
     Ok(())
+}
+
+/// Leaves word of a wrong file for `status`, where something is loaded. The file is wrong all the same if that fails.
+fn note_failure(instance: &Instance, error: &anyhow::Error) {
+    let note = || -> Result<()> {
+        let _lock = Lock::take(&instance.lock_file(), Duration::ZERO)?;
+        let mut state = State::read(&instance.state_file())?;
+        state.last_failure = Some(Failure {
+            at: now(),
+            message: error.to_string(),
+        });
+        state.write(&instance.state_file())
+    };
+    if instance.state_file().exists() {
+        let _ = note();
+    }
 }
 
 /// Reads the machine, and makes it be what the file says, all or nothing. Returns whether an interface was set up for it.
@@ -252,9 +268,9 @@ fn why(port: &Port, state: &State) -> String {
 }
 
 /// A line for each result, for the operator who typed the command.
-fn report(state: &State, machine: &Machine, config: &Config) {
+fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
     for (ifindex, why) in &state.chosen {
-        let Some(link) = machine.links.get(ifindex) else {
+        let Some(link) = links.get(ifindex) else {
             continue;
         };
         println!(

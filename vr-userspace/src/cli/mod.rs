@@ -4,6 +4,7 @@ mod check;
 mod load;
 mod plan;
 mod status;
+mod trace;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -44,6 +45,8 @@ enum Verb {
     Plan(PlanArgs),
     /// Show what is loaded: interfaces, pending entries, counters, the last failure
     Status(StatusArgs),
+    /// Print every packet that the programs see, and what becomes of it. The router goes on, more slowly
+    Trace(TraceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +76,15 @@ struct PlanArgs {
 struct LoadArgs {
     #[command(flatten)]
     plan: PlanArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+struct TraceArgs {
+    /// How long; interrupt it to end earlier. Other calls wait meanwhile
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    seconds: u64,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -131,6 +143,11 @@ fn run(verb: Verb) -> Result<()> {
             &Instance::current()?,
             &args.file.config,
             args.backend,
+        )),
+        Verb::Trace(args) => runtime()?.block_on(trace::run(
+            &Instance::current()?,
+            Duration::from_secs(args.seconds),
+            args.wait.patience(),
         )),
         Verb::Status(args) => runtime()?.block_on(status::run(&Instance::current()?, args.json)),
     }

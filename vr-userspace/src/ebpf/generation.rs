@@ -18,7 +18,7 @@ use vr_common::{
 };
 
 use super::{
-    object::{BUILD_ID, Programs},
+    object::{BUILD_ID, Programs, Tracing},
     table::Table,
 };
 
@@ -70,18 +70,9 @@ impl Generation {
             .filter(|previous| previous.abi == ABI)
             .and_then(|previous| MapData::from_id(previous.counters).ok());
         let reuse: Vec<(&str, MapData)> = counters.into_iter().map(|map| (COUNTERS, map)).collect();
-        let programs = Programs::load(capacity_for(addresses.len()), &reuse)?;
-        let generation = Self {
-            number: previous.map_or(0, |previous| previous.number) + 1,
-            abi: ABI,
-            build: BUILD_ID.to_owned(),
-            addresses: programs.map_id(ADDRESSES)?,
-            interfaces: programs.map_id(INTERFACES)?,
-            counters: programs.map_id(COUNTERS)?,
-            xdp: programs.xdp()?.info()?.id(),
-            tc_ingress: programs.tc(Hook::TcIngress.name())?.info()?.id(),
-            tc_egress: programs.tc(Hook::TcEgress.name())?.info()?.id(),
-        };
+        let programs = Programs::load(capacity_for(addresses.len()), &reuse, Tracing::Off)?;
+        let number = previous.map_or(0, |previous| previous.number) + 1;
+        let generation = Self::of(&programs, number)?;
         generation.addresses()?.write(
             &addresses
                 .values()
@@ -92,6 +83,38 @@ impl Generation {
             generation.write_interface(interface.ifindex, Some(*interface))?;
         }
         Ok((generation, programs))
+    }
+
+    /// Programs that work on the same maps and report every packet. They live by what is returned, until hooks run them.
+    ///
+    /// # Errors
+    /// If the kernel refuses them.
+    pub fn tracing(&self) -> Result<(Self, Programs)> {
+        let maps = [
+            (ADDRESSES, self.addresses),
+            (INTERFACES, self.interfaces),
+            (COUNTERS, self.counters),
+        ];
+        let reuse = maps
+            .into_iter()
+            .map(|(name, id)| Ok((name, MapData::from_id(id)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let programs = Programs::load(self.addresses()?.capacity()?, &reuse, Tracing::On)?;
+        Ok((Self::of(&programs, self.number)?, programs))
+    }
+
+    fn of(programs: &Programs, number: u32) -> Result<Self> {
+        Ok(Self {
+            number,
+            abi: ABI,
+            build: BUILD_ID.to_owned(),
+            addresses: programs.map_id(ADDRESSES)?,
+            interfaces: programs.map_id(INTERFACES)?,
+            counters: programs.map_id(COUNTERS)?,
+            xdp: programs.xdp()?.info()?.id(),
+            tc_ingress: programs.tc(Hook::TcIngress.name())?.info()?.id(),
+            tc_egress: programs.tc(Hook::TcEgress.name())?.info()?.id(),
+        })
     }
 
     /// Whether its tables are still there, and laid out as this binary reads them.

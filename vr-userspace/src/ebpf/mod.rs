@@ -12,5 +12,5 @@ mod table;
 
 pub use generation::{Generation, MIN_CAPACITY, capacity_for};
 pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
-pub use object::{BUILD_ID, Programs};
+pub use object::{BUILD_ID, Programs, Tracing};
 pub use table::Table;

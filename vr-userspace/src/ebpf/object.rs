@@ -9,6 +9,8 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 
+use aya_log::EbpfLogger;
+
 use super::scratch::with_bpffs;
 
 /// The object that `cargo xtask build` made.
@@ -16,6 +18,15 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("VR_EBPF_OBJECT"));
 
 /// Fingerprint of its sources: programs of another one are replaced.
 pub const BUILD_ID: &str = env!("VR_EBPF_BUILD_ID");
+
+/// Whether the programs report every packet that they see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracing {
+    /// They do not; the code for it is not even loaded.
+    Off,
+    /// They do, for `vr-userspace trace`.
+    On,
+}
 
 /// The programs, verified by the kernel and not yet attached, and their maps.
 #[derive(Debug)]
@@ -30,9 +41,9 @@ impl Programs {
     ///
     /// # Errors
     /// If the kernel refuses a map or a program; the verifier's last words are part of the message.
-    pub fn load(capacity: u32, reuse: &[(&str, MapData)]) -> Result<Self> {
+    pub fn load(capacity: u32, reuse: &[(&str, MapData)], tracing: Tracing) -> Result<Self> {
         if reuse.is_empty() {
-            return Self::load_pinned(capacity, &[]);
+            return Self::load_pinned(capacity, &[], tracing);
         }
         with_bpffs(|dir| {
             let pins: Vec<(&str, PathBuf)> = reuse
@@ -43,14 +54,19 @@ impl Programs {
                 map.pin(pin)
                     .with_context(|| format!("cannot pin the map {name}"))?;
             }
-            Self::load_pinned(capacity, &pins)
+            Self::load_pinned(capacity, &pins, tracing)
         })
     }
 
-    fn load_pinned(capacity: u32, pins: &[(&str, PathBuf)]) -> Result<Self> {
+    fn load_pinned(capacity: u32, pins: &[(&str, PathBuf)], tracing: Tracing) -> Result<Self> {
         raise_memlock();
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("ADDRESSES", capacity);
+        let level = match tracing {
+            Tracing::Off => 0u8,
+            Tracing::On => log::Level::Trace as u8,
+        };
+        loader.override_global("AYA_LOG_LEVEL", &level, true);
         for (name, pin) in pins {
             loader.map_pin_path(name, pin.as_path());
         }
@@ -85,6 +101,17 @@ impl Programs {
     /// If there is none of this name.
     pub fn tc(&self, name: &str) -> Result<&SchedClassifier> {
         self.program(name)?.try_into().map_err(Into::into)
+    }
+
+    /// The reports of programs that were loaded with [`Tracing::On`]; each goes to `logger`.
+    ///
+    /// # Errors
+    /// If the programs report nothing.
+    pub fn reports(
+        &mut self,
+        logger: impl log::Log + 'static,
+    ) -> Result<EbpfLogger<impl log::Log>> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger).context("the programs do not report")
     }
 
     /// The kernel's number of a map.

@@ -1,0 +1,101 @@
+//! Configurations for the lab's router, built up from what they are to have.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::lab::{
+    CLIENT1, EIP1, EIP2, EIP3, INSIDE, INSIDE_MAC, INSIDE2, INSIDE2_MAC, UPLINK, UPLINK_MAC, VM1,
+    VM2, VM3,
+};
+use crate::link::Mac;
+
+/// A `kylin-vr.yaml`; it becomes text by `to_string`.
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    nics: Vec<Nic>,
+    eips: Vec<(Ipv4Addr, Ipv4Addr)>,
+}
+
+#[derive(Clone, Debug)]
+struct Nic {
+    mac: Mac,
+    address: Ipv4Addr,
+    gateway: Option<Ipv4Addr>,
+}
+
+impl File {
+    /// The uplink and one inside subnet, no EIPs.
+    pub fn one_subnet() -> File {
+        File::default()
+            .nic(UPLINK_MAC, UPLINK, Some(CLIENT1))
+            .nic(INSIDE_MAC, INSIDE, None)
+    }
+
+    /// The uplink and both inside subnets, no EIPs.
+    pub fn two_subnets() -> File {
+        File::one_subnet().nic(INSIDE2_MAC, INSIDE2, None)
+    }
+
+    /// [`File::one_subnet`] with an EIP for each VM of that subnet.
+    pub fn small() -> File {
+        File::one_subnet().eip(EIP1, VM1).eip(EIP2, VM2)
+    }
+
+    /// [`File::two_subnets`] with an EIP for each VM.
+    pub fn full() -> File {
+        File::two_subnets()
+            .eip(EIP1, VM1)
+            .eip(EIP2, VM2)
+            .eip(EIP3, VM3)
+    }
+
+    /// With one more entry of `if_list`; the prefix is 24.
+    pub fn nic(mut self, mac: Mac, address: Ipv4Addr, gateway: Option<Ipv4Addr>) -> File {
+        self.nics.push(Nic {
+            mac,
+            address,
+            gateway,
+        });
+        self
+    }
+
+    /// With one more EIP.
+    pub fn eip(mut self, eip: Ipv4Addr, vm: Ipv4Addr) -> File {
+        self.eips.push((eip, vm));
+        self
+    }
+
+    /// Without an EIP.
+    pub fn without_eip(mut self, eip: Ipv4Addr) -> File {
+        self.eips.retain(|(there, _)| *there != eip);
+        self
+    }
+
+    /// Without the entry of `if_list` with this MAC.
+    pub fn without_nic(mut self, mac: Mac) -> File {
+        self.nics.retain(|nic| nic.mac != mac);
+        self
+    }
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "if_list:")?;
+        for Nic {
+            mac,
+            address,
+            gateway,
+        } in &self.nics
+        {
+            writeln!(f, "  - ipaddr: {address}\n    prefix: 24\n    mac: {mac}")?;
+            if let Some(gateway) = gateway {
+                writeln!(f, "    gateway: {gateway}")?;
+            }
+        }
+        writeln!(f, "eip_list:")?;
+        for (eip, vm) in &self.eips {
+            writeln!(f, "  - eip: {eip}\n    vm-ip: {vm}")?;
+        }
+        Ok(())
+    }
+}
