@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +16,10 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// The lock, held until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub struct Lock {
+    file: Flock<File>,
+    path: PathBuf,
+}
 
 /// Somebody else held the lock for the whole time.
 #[derive(Debug, thiserror::Error)]
@@ -34,29 +37,22 @@ impl Lock {
     /// # Errors
     /// [`Busy`] when the time has run out; others if the file cannot be made.
     pub fn take(path: &Path, patience: Duration) -> Result<Self> {
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(dir)
-            .with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .with_context(|| format!("cannot open the lock {}: root is needed", path.display()))?;
         let started = Instant::now();
         let mut told = false;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut lock) => {
+            // Opened anew each time: `remove` takes the file away under those who wait.
+            match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) if is_at(&file, path) => {
                     // Only for the messages of those who wait: the lock itself is the kernel's.
-                    let _ = write_holder(&mut lock);
-                    return Ok(Self(lock));
+                    let _ = write_holder(&mut file);
+                    return Ok(Self {
+                        file,
+                        path: path.to_owned(),
+                    });
                 }
-                Err((mut back, nix::Error::EWOULDBLOCK)) => {
-                    let holder = read_holder(&mut back);
+                Ok(_) => {}
+                Err((mut file, nix::Error::EWOULDBLOCK)) => {
+                    let holder = read_holder(&mut file);
                     if started.elapsed() >= patience {
                         return Err(Busy {
                             holder,
@@ -68,7 +64,6 @@ impl Lock {
                         eprintln!("waiting for {holder}, which is at work on this router");
                         told = true;
                     }
-                    file = back;
                     std::thread::sleep(POLL.min(patience));
                 }
                 Err((_, error)) => {
@@ -76,6 +71,49 @@ impl Lock {
                 }
             }
         }
+    }
+
+    /// Takes the lock file away, and its directory if it was the last: nothing is left of the router.
+    pub fn remove(self) {
+        // While it is still held: whoever locks the removed file finds that it is no longer at its path.
+        let _ = fs::remove_file(&self.path);
+        if let Some(dir) = self.path.parent() {
+            let _ = fs::remove_dir(dir);
+        }
+        drop(self.file);
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    loop {
+        fs::create_dir_all(dir)
+            .with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
+        match options.open(path) {
+            // The last router's `remove` took the directory away in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => {
+                return other.with_context(|| {
+                    format!("cannot open the lock {}: root is needed", path.display())
+                });
+            }
+        }
+    }
+}
+
+/// Whether this very file is still at its path.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+        _ => false,
     }
 }
 
@@ -127,6 +165,23 @@ mod tests {
         );
         drop(first);
         Lock::take(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_removed_lock_locks_nobody_out_and_lets_no_two_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/lock");
+        let first = Lock::take(&path, Duration::ZERO).unwrap();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || Lock::take(&path, Duration::from_secs(10)).unwrap()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        first.remove();
+        let second = waiting.join().unwrap();
+        assert!(Lock::take(&path, Duration::ZERO).unwrap_err().is::<Busy>());
+        second.remove();
+        assert!(!dir.path().join("run").exists());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
 
 pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     super::require_root()?;
-    let _lock = Lock::take(&instance.lock_file(), patience)?;
+    let lock = Lock::take(&instance.lock_file(), patience)?;
     let netlink = Netlink::open()?;
     let situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
     let apply = Apply {
@@ -24,6 +24,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .run(None, &situation.observed, &mut Picture::default())
         .await?;
     State::remove(&instance.state_file())?;
+    lock.remove();
     println!("unloaded");
     Ok(())
 }

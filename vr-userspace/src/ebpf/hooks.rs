@@ -74,7 +74,7 @@ pub async fn detach_xdp(netlink: &Netlink, link: &Link) -> Result<()> {
         Some(program) if is_ours(program) => netlink
             .set_xdp(link.ifindex, None, false)
             .await
-            .map_err(|errno| std::io::Error::from(errno))
+            .map_err(std::io::Error::from)
             .with_context(|| format!("cannot take XDP off {}", link.name)),
         _ => Ok(()),
     }
