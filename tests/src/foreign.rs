@@ -59,6 +59,15 @@ impl Netns {
             .with_context(|| format!("cannot add a clsact qdisc to {interface}"))
     }
 
+    /// Takes the clsact qdisc of `interface` away, with all filters on it.
+    pub fn remove_clsact(&self, interface: &str) -> Result<()> {
+        let mut message = self.tc_message(interface)?;
+        message.header.parent = TcHandle::CLSACT;
+        message.header.handle = handle_of(0);
+        self.request(RouteNetlinkMessage::DelQueueDiscipline(message))
+            .with_context(|| format!("cannot take the clsact qdisc of {interface} away"))
+    }
+
     /// Adds a filter to the ingress of `interface`, which has a clsact qdisc: a BPF program that does nothing.
     pub fn add_filter(&self, interface: &str) -> Result<()> {
         /// `TCA_OPTIONS` and `TCA_BPF_*` of linux/pkt_cls.h.

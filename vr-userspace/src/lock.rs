@@ -117,7 +117,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn write_holder(file: &mut File) -> std::io::Result<()> {
+fn write_holder(file: &mut File) -> io::Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

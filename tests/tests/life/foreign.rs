@@ -23,6 +23,7 @@ each_backend!(
     forwarding_that_was_on_stays_on,
     a_qdisc_and_filter_of_somebody_elses_stay,
     addresses_taken_away_by_hand_come_back,
+    programs_taken_away_by_hand_come_back,
 );
 
 fn addresses_that_were_there_before_stay(backend: &str) -> Result<()> {
@@ -172,6 +173,27 @@ fn addresses_taken_away_by_hand_come_back(backend: &str) -> Result<()> {
     lab.loads(&File::full(), backend)?;
     same("repaired", &loaded, &lab.router.inventory()?)?;
     expect_working(&lab)?;
+    unload_to(&lab, &before)
+}
+
+fn programs_taken_away_by_hand_come_back(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.router.inventory()?;
+    lab.loads(&File::full(), backend)?;
+    let loaded = without_numbers(lab.router.inventory()?);
+    // From one interface first, and in the end from all, with which the tables go too.
+    for nics in [&[INSIDE_NIC][..], &[INSIDE_NIC, INSIDE2_NIC, UPLINK_NIC]] {
+        for nic in nics {
+            lab.router.remove_clsact(nic)?;
+            if backend == "xdp" {
+                lab.router.remove_xdp(nic)?;
+            }
+        }
+        lab.loads(&File::full(), backend)?;
+        let repaired = without_numbers(lab.router.inventory()?);
+        same("repaired", &loaded, &repaired)?;
+        expect_working(&lab)?;
+    }
     unload_to(&lab, &before)
 }
 
