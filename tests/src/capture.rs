@@ -19,6 +19,9 @@ use crate::view::{View, describe};
 /// `PACKET_OUTGOING` of linux/if_packet.h.
 const OUTGOING: u8 = 4;
 
+/// How many bytes may wait to be read, with what the kernel needs besides.
+const ROOM: usize = 64 << 20;
+
 /// How many of the other frames a message names.
 const NAMED: usize = 12;
 
@@ -180,6 +183,7 @@ fn open(interface: &str) -> Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::EthAll,
     )?;
+    setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
     bind(socket.as_raw_fd(), &address)?;
     // What came in at other interfaces before the bind is not ours; what is left of it is few and is read away.
     let mut buffer = [0; 1];

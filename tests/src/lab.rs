@@ -258,6 +258,8 @@ impl Lab {
         host.veth(NIC, switch, port, [None, None])?;
         if !self.options.offloads {
             host.send_plainly(NIC)?;
+            // What the switch has merged on its way is cut up again.
+            switch.send_plainly(port)?;
         }
         host.set_up("lo")?;
         host.set_up(NIC)

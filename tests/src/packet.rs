@@ -192,6 +192,12 @@ impl Packet {
         self
     }
 
+    /// One hop further: the TTL less by one.
+    pub fn hop(mut self) -> Packet {
+        self.ttl -= 1;
+        self
+    }
+
     /// Type of service.
     pub fn tos(mut self, tos: u8) -> Packet {
         self.tos = tos;

@@ -7,6 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::sys;
 
 /// What a program left when it ended.
 #[derive(Clone, Debug)]
@@ -94,6 +99,63 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Outcome> {
     })
 }
 
+/// How a program ended that was to be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was killed at the moment that was said.
+    Killed,
+    /// It ended before that, having made so many system calls.
+    Ended {
+        /// Its exit code; -1 if a signal ended it.
+        code: i32,
+        /// The system calls of its first thread.
+        calls: u64,
+    },
+}
+
+/// Runs `command` and kills it, as by `kill -9`, just before its system call number `call`: a moment that does not depend
+/// on how fast the machine is. What it says is thrown away.
+pub fn kill_at_call(mut command: Command, call: u64) -> Result<End> {
+    let line = line_of(&command);
+    sys::trace_from_exec(&mut command);
+    let null = std::process::Stdio::null;
+    command.stdin(null()).stdout(null()).stderr(null());
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let pid = Pid::from_raw(child.id() as i32);
+    let trace =
+        |result: std::io::Result<()>| result.with_context(|| format!("cannot trace `{line}`"));
+    let (mut calls, mut inside, mut first) = (0, false, true);
+    loop {
+        let signal = match waitpid(pid, Some(WaitPidFlag::__WALL))? {
+            WaitStatus::Exited(_, code) => return Ok(End::Ended { code, calls }),
+            WaitStatus::Signaled(..) => return Ok(End::Ended { code: -1, calls }),
+            WaitStatus::Stopped(_, Signal::SIGTRAP) if first => {
+                trace(sys::mark_system_calls(pid.as_raw()))?;
+                first = false;
+                None
+            }
+            WaitStatus::PtraceSyscall(_) => {
+                inside = !inside;
+                calls += u64::from(inside);
+                if inside && calls > call {
+                    kill(pid, Signal::SIGKILL)?;
+                    waitpid(pid, Some(WaitPidFlag::__WALL))?;
+                    return Ok(End::Killed);
+                }
+                None
+            }
+            WaitStatus::Stopped(_, signal) => Some(signal),
+            _ => None,
+        };
+        trace(sys::run_to_system_call(
+            pid.as_raw(),
+            signal.map_or(0, |signal| signal as i32),
+        ))?;
+    }
+}
+
 fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words
@@ -142,5 +204,32 @@ mod tests {
         )
         .expect_err("a time-out");
         assert!(error.to_string().contains("before"), "{error}");
+    }
+
+    #[test]
+    fn a_program_is_killed_at_its_moment() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let script = "echo > a; echo > b";
+        let there = |name: &str| directory.path().join(name).exists();
+        let run = |call| {
+            let mut command = shell(script);
+            command.current_dir(directory.path());
+            kill_at_call(command, call)
+        };
+        let End::Ended { code: 0, calls } = run(u64::MAX)? else {
+            panic!("it ends by itself")
+        };
+        assert!(there("a") && there("b"));
+        let mut half = false;
+        for call in 0..calls {
+            for name in ["a", "b"] {
+                let _ = std::fs::remove_file(directory.path().join(name));
+            }
+            assert_eq!(run(call)?, End::Killed, "before call {call} of {calls}");
+            assert!(there("a") || !there("b"));
+            half |= there("a") && !there("b");
+        }
+        assert!(half, "there is a moment between");
+        Ok(())
     }
 }

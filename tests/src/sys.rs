@@ -1,4 +1,5 @@
-//! All the `unsafe` of this crate: entering namespaces between fork and exec, the ethtool ioctl, and the bpf system call.
+//! All the `unsafe` of this crate: entering namespaces between fork and exec, the ethtool ioctl, the bpf system call, and
+//! tracing.
 
 use std::ffi::{CStr, c_char, c_ulong};
 use std::io;
@@ -149,4 +150,37 @@ pub(crate) fn load_bpf_pass(kind: BpfKind) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes `command` traced by the thread that starts it, from its first instruction on.
+pub(crate) fn trace_from_exec(command: &mut Command) {
+    // SAFETY: the closure makes one system call.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Marks the stops of a traced process at its system calls; should the tracer die, it dies too.
+pub(crate) fn mark_system_calls(pid: i32) -> io::Result<()> {
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+    // SAFETY: the request reads no memory of ours.
+    ptrace(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0, options as c_ulong) })
+}
+
+/// Lets a stopped process run until it enters or leaves a system call, with this signal, or 0.
+pub(crate) fn run_to_system_call(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: the request reads no memory of ours.
+    ptrace(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, pid, 0, signal as c_ulong) })
+}
+
+fn ptrace(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

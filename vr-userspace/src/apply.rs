@@ -6,7 +6,7 @@
 //! **All or nothing.** There is no journal of undo steps: after a failure the machine is read again and led back to the
 //! picture it had before, by the same code. What a kill leaves behind, the next load finds in the same way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv4Net;
@@ -28,8 +28,6 @@ pub struct Apply<'a> {
     pub netlink: &'a Netlink,
     /// The machine as it was read last.
     pub machine: &'a Machine,
-    /// Interfaces whose clsact qdisc is ours.
-    pub clsact: &'a BTreeSet<u32>,
     /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
     pub xdp_or_fail: bool,
 }
@@ -48,8 +46,6 @@ pub struct Prepared {
 pub struct Applied {
     /// Interfaces that refused native XDP and why.
     pub refused: BTreeMap<u32, Refusal>,
-    /// Interfaces whose clsact qdisc is ours now.
-    pub clsact: BTreeSet<u32>,
 }
 
 /// Finds programs and tables for a picture, or makes new ones and fills them. Nothing that runs is touched. `None` if the
@@ -105,10 +101,7 @@ impl Apply<'_> {
         to: &mut Picture,
     ) -> Result<Applied> {
         let changes = diff(from, to);
-        let mut applied = Applied {
-            clsact: self.clsact.clone(),
-            ..Applied::default()
-        };
+        let mut applied = Applied::default();
         if let Some(Prepared { generation, new }) = &prepared {
             if new.is_none() {
                 write_tables(generation, &changes)?;
@@ -118,7 +111,7 @@ impl Apply<'_> {
         }
         self.remove_addresses(&changes).await?;
         for ifindex in &changes.remove_interfaces {
-            self.detach(*ifindex, &mut applied).await?;
+            self.detach(*ifindex).await?;
             if let Some(Prepared { generation, .. }) = &prepared
                 && !to
                     .interfaces
@@ -127,6 +120,9 @@ impl Apply<'_> {
             {
                 generation.write_interface(*ifindex, None)?;
             }
+        }
+        for ifindex in &changes.remove_clsact {
+            self.netlink.remove_clsact_if_empty(*ifindex).await?;
         }
         for ifindex in &changes.lower {
             if let Some(link) = self.machine.links.get(ifindex) {
@@ -148,9 +144,7 @@ impl Apply<'_> {
         for ifindex in to.interfaces.keys() {
             let link = self.link(*ifindex)?;
             for hook in [Hook::TcIngress, Hook::TcEgress] {
-                if ebpf::attach_tc(generation.program(hook)?, link, hook)? {
-                    applied.clsact.insert(*ifindex);
-                }
+                ebpf::attach_tc(generation.program(hook)?, link, hook)?;
             }
         }
         for ifindex in to.xdp.clone() {
@@ -182,17 +176,13 @@ impl Apply<'_> {
     }
 
     /// Takes all programs off an interface that is no longer the router's, if it is still there.
-    async fn detach(&self, ifindex: u32, applied: &mut Applied) -> Result<()> {
-        let clsact = applied.clsact.remove(&ifindex);
+    async fn detach(&self, ifindex: u32) -> Result<()> {
         let Some(link) = self.machine.links.get(&ifindex) else {
             return Ok(());
         };
         ebpf::detach_xdp(self.netlink, link).await?;
         for hook in [Hook::TcIngress, Hook::TcEgress] {
             ebpf::detach_tc(link, hook);
-        }
-        if clsact {
-            self.netlink.remove_clsact_if_empty(ifindex).await?;
         }
         Ok(())
     }
@@ -224,16 +214,33 @@ impl Apply<'_> {
             .partition(|on_link| on_link.prefix == 32);
         self.netlink.remove_addresses(&hosts)?;
         for on_link in subnets {
-            if let Some(link) = self.machine.links.get(&on_link.ifindex) {
-                sysctl::promoting_secondaries(&link.name, || {
-                    self.netlink.remove_addresses(&[on_link])
-                })?;
+            let remove = || self.netlink.remove_addresses(&[on_link]);
+            match self.machine.links.get(&on_link.ifindex) {
+                // Should this be killed half-way, the setting stays: it protects others' addresses, no more.
+                Some(link) if self.would_take_others_along(&on_link) => {
+                    sysctl::promoting_secondaries(&link.name, remove)?;
+                }
+                Some(_) => remove()?,
+                None => {}
             }
         }
         if changes.forwarding == Some(false) {
             sysctl::set_forwarding(false)?;
         }
         Ok(())
+    }
+
+    /// Whether the interface has other addresses of the subnet, which the kernel would remove with this one.
+    fn would_take_others_along(&self, leaving: &OnLink) -> bool {
+        let Ok(subnet) = Ipv4Net::new(leaving.address, leaving.prefix) else {
+            return false;
+        };
+        self.machine.addresses.iter().any(|other| {
+            other.ifindex == leaving.ifindex
+                && other.prefix == leaving.prefix
+                && other.address != leaving.address
+                && subnet.contains(&other.address)
+        })
     }
 
     fn is_on_link(&self, route: &DefaultRoute, to: &Picture) -> bool {

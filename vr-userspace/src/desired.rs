@@ -81,6 +81,9 @@ pub fn desired(
         if xdp {
             picture.xdp.insert(link.ifindex);
         }
+        if !machine.clsact.contains(&link.ifindex) || owned.clsact.contains(&link.ifindex) {
+            picture.clsact.insert(link.ifindex);
+        }
         if !link.up || owned.raised.contains(&link.ifindex) {
             picture.raised.insert(link.ifindex);
         }

@@ -30,6 +30,8 @@ pub struct Diff {
     pub add_xdp: Vec<u32>,
     /// Interfaces to stop XDP on.
     pub remove_xdp: Vec<u32>,
+    /// Interfaces to take the clsact qdisc off again; it comes with the first program.
+    pub remove_clsact: Vec<u32>,
     /// Interfaces to set up.
     pub raise: Vec<u32>,
     /// Interfaces to set down again.
@@ -59,6 +61,7 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
         remove_interfaces: gone(&from.interfaces, &to.interfaces),
         add_xdp: missing(&to.xdp, &from.xdp),
         remove_xdp: missing(&from.xdp, &to.xdp),
+        remove_clsact: missing(&from.clsact, &to.clsact),
         raise: missing(&to.raised, &from.raised),
         lower: missing(&from.raised, &to.raised),
         add_addresses,
@@ -231,7 +234,7 @@ mod tests {
                     addresses,
                     entries: entries.into_iter().collect(),
                     forwarding,
-                    routes: BTreeSet::new(),
+                    ..Picture::default()
                 },
             )
     }

@@ -16,7 +16,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
-    tc::TcHandle,
+    tc::{TcAttribute, TcHandle},
 };
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -56,6 +56,8 @@ pub struct Machine {
     pub links: BTreeMap<u32, Link>,
     /// All IPv4 addresses.
     pub addresses: BTreeSet<OnLink>,
+    /// Interfaces with a clsact qdisc.
+    pub clsact: BTreeSet<u32>,
     /// Default routes of the main table with metric 0.
     pub routes: BTreeSet<DefaultRoute>,
     /// Interfaces that accept frames redirected by XDP, as far as the kernel tells (6.3); `None` if it does not.
@@ -88,6 +90,10 @@ impl Netlink {
             .await
             .context("cannot list the network interfaces")?;
         Ok(Machine {
+            clsact: self
+                .clsact()
+                .await
+                .context("cannot list the queueing disciplines")?,
             addresses: self
                 .addresses()
                 .await
@@ -123,6 +129,21 @@ impl Netlink {
         request
             .execute()
             .try_filter_map(async |message| Ok(on_link(&message)))
+            .try_collect()
+            .await
+            .map_err(Into::into)
+    }
+
+    async fn clsact(&self) -> Result<BTreeSet<u32>> {
+        self.0
+            .qdisc()
+            .get()
+            .execute()
+            .try_filter_map(async |message| {
+                let clsact = TcAttribute::Kind("clsact".to_owned());
+                let index = u32::try_from(message.header.index).ok();
+                Ok(index.filter(|_| message.attributes.contains(&clsact)))
+            })
             .try_collect()
             .await
             .map_err(Into::into)

@@ -31,6 +31,11 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
             .filter(|link| link.xdp.is_some_and(ours))
             .map(|link| link.ifindex)
             .collect(),
+        clsact: owned
+            .clsact
+            .intersection(&machine.clsact)
+            .copied()
+            .collect(),
         addresses: owned
             .addresses
             .intersection(&machine.addresses)

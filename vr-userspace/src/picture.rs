@@ -18,6 +18,8 @@ pub struct Picture {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Those of the interfaces that run XDP too.
     pub xdp: BTreeSet<u32>,
+    /// Those of the interfaces whose clsact qdisc was added.
+    pub clsact: BTreeSet<u32>,
     /// Addresses.
     pub addresses: BTreeSet<OnLink>,
     /// Default routes.

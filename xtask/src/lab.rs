@@ -26,7 +26,7 @@ pub enum Task {
         /// The configuration to load.
         #[arg(long, default_value = "examples/kylin-vr.yaml")]
         config: PathBuf,
-        /// Keep checksum and segmentation offloads: faster with tc and iptables, wrong with xdp.
+        /// Keep checksum and segmentation offloads at the hosts: faster with tc.
         #[arg(long)]
         offloads: bool,
     },

@@ -1,6 +1,7 @@
 //! Load, load again, unload: what is there, what changes, what is left.
 
 use std::net::SocketAddrV4;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use vr_tests::each_backend;
@@ -49,12 +50,14 @@ fn the_same_with_the_run_files_in_their_default_place(backend: &str) -> Result<(
     };
     let lab = Lab::with(options)?;
     live_and_die(&lab, backend)?;
-    let instance = lab.status()?["instance"]
-        .as_str()
-        .map(str::to_owned)
-        .context("the instance")?;
-    let lock = format!("/run/kylin-vr/{instance}.lock");
-    std::fs::remove_file(&lock).with_context(|| lock.clone())
+    lab.loads(&File::small(), backend)?;
+    let status = lab.status()?;
+    let instance = status["instance"].as_str().context("the instance")?;
+    let record = format!("/run/kylin-vr/{instance}.json");
+    ensure!(Path::new(&record).exists(), "there is no {record}");
+    lab.unloads()?;
+    ensure!(!Path::new(&record).exists(), "{record} is left");
+    Ok(())
 }
 
 fn the_same_without_what_newer_kernels_have(backend: &str) -> Result<()> {

@@ -38,10 +38,7 @@ fn unload_to(lab: &Lab, before: &[String]) -> Result<()> {
     let status = lab.status()?;
     ensure!(status["loaded"] == false, "{status:#}");
     let left = lab.run_files()?;
-    ensure!(
-        left.iter().all(|(name, _)| name.ends_with(".lock")),
-        "{left:?} are left"
-    );
+    ensure!(left.is_empty(), "{left:?} are left");
     Ok(())
 }
 

@@ -138,7 +138,6 @@ async fn pass(
     let apply = Apply {
         netlink,
         machine: &situation.machine,
-        clsact: &before.owned.clsact,
         xdp_or_fail: backend == Backend::Xdp,
     };
     match apply
@@ -148,7 +147,6 @@ async fn pass(
         Ok(applied) => {
             record(&mut state.owned, &desired.picture, false);
             state.generations = generation.into_iter().collect();
-            state.owned.clsact = applied.clsact;
             state.refused.extend(applied.refused);
             state.refused.retain(|ifindex, _| {
                 desired.picture.interfaces.contains_key(ifindex)
@@ -211,17 +209,8 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
             }),
     );
     let prepared = prepare(state.generation(), &now, before)?;
-    // Where there was no qdisc before, this call may have added one.
-    let clsact = &now
-        .interfaces
-        .keys()
-        .copied()
-        .filter(|ifindex| !before.interfaces.contains_key(ifindex))
-        .chain(apply.clsact.iter().copied())
-        .collect();
     let apply = Apply {
         machine: &machine,
-        clsact,
         xdp_or_fail: false,
         ..*apply
     };
@@ -232,12 +221,10 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
 /// Notes what of a picture is to be taken away again one day: added to what is noted already, or instead of it.
 fn record(owned: &mut Owned, picture: &Picture, add: bool) {
     if !add {
-        *owned = Owned {
-            clsact: std::mem::take(&mut owned.clsact),
-            ..Owned::default()
-        };
+        *owned = Owned::default();
     }
     owned.addresses.extend(&picture.addresses);
+    owned.clsact.extend(&picture.clsact);
     owned.routes.extend(&picture.routes);
     owned.raised.extend(&picture.raised);
     owned.forwarding |= picture.forwarding;

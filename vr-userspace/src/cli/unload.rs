@@ -17,7 +17,6 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     let apply = Apply {
         netlink: &netlink,
         machine: &situation.machine,
-        clsact: &situation.state.owned.clsact,
         xdp_or_fail: false,
     };
     apply

@@ -80,15 +80,15 @@ pub async fn detach_xdp(netlink: &Netlink, link: &Link) -> Result<()> {
     }
 }
 
-/// Makes `link` run this TC program, in place of another one of ours if there is one. Returns whether the clsact qdisc had to
-/// be added for it.
+/// Makes `link` run this TC program, in place of another one of ours if there is one, and adds the clsact qdisc for it
+/// if there is none.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<bool> {
-    let clsact = match qdisc_add_clsact(&link.name) {
-        Ok(()) => true,
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
+pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<()> {
+    match qdisc_add_clsact(&link.name) {
+        Ok(()) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => {
             return Err(error).with_context(|| {
                 format!(
@@ -97,7 +97,7 @@ pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<bool> 
                 )
             });
         }
-    };
+    }
     let mut program = SchedClassifier::from_program_info(program, hook.name().into())?;
     let id = match program.attach_to_link(ours(link, hook)?) {
         Ok(id) => id,
@@ -122,7 +122,7 @@ pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<bool> 
     };
     // The classifier stays until it is deleted, which dropping aya's link to it would do.
     std::mem::forget(program.take_link(id)?);
-    Ok(clsact)
+    Ok(())
 }
 
 /// Takes a TC program away from `link`, if it is there.

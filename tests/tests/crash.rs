@@ -1,0 +1,240 @@
+//! Killed in the middle, at any moment: what stood goes on, and the next load repairs the rest.
+
+use std::net::SocketAddrV4;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use vr_tests::each_backend;
+use vr_tests::file::File;
+use vr_tests::inventory::without_numbers;
+use vr_tests::lab::{CLIENT1, EIP1, EIP2, EIP3, INSIDE2_MAC, Lab, VM1, VM2, VM3};
+use vr_tests::ping::ping;
+use vr_tests::probe::Probe;
+use vr_tests::program::{self, End};
+use vr_tests::socket::UdpEcho;
+
+each_backend!(
+    killed_in_its_first_load_at_fifty_moments,
+    killed_in_a_reload_that_changes_entries_at_fifty_moments,
+    killed_in_a_reload_that_swaps_the_backend_at_fifty_moments,
+    killed_while_the_table_is_replaced_at_fifty_moments,
+    killed_in_an_unload_at_fifty_moments,
+);
+
+/// How many moments of each.
+const MOMENTS: u64 = 50;
+
+const PORT: u16 = 7100;
+
+/// A file in the lab's directory, and the words that load it.
+fn load_of(lab: &Lab, name: &str, file: &File, backend: &str) -> Result<Vec<String>> {
+    let path = lab.directory().join(name);
+    std::fs::write(&path, file.to_string())?;
+    let path = path.to_string_lossy();
+    let words = ["load", "--config", &path, "--backend", backend];
+    Ok(words.map(str::to_owned).to_vec())
+}
+
+fn run(lab: &Lab, words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    lab.vr(&words)?.ok().map(drop)
+}
+
+/// Runs a command and kills it just before this system call.
+fn kill(lab: &Lab, words: &[String], call: u64) -> Result<()> {
+    let mut command = lab.vr_command()?;
+    command.args(words);
+    // A call more or less is made than last time, so that the last moments may be after its end.
+    program::kill_at_call(command, call).map(drop)
+}
+
+/// How many system calls a command makes, the fewer of two.
+fn calls(lab: &Lab, prepare: &[String], words: &[String]) -> Result<u64> {
+    let mut fewest = u64::MAX;
+    for _ in 0..2 {
+        run(lab, prepare)?;
+        let mut command = lab.vr_command()?;
+        command.args(words);
+        match program::kill_at_call(command, u64::MAX)? {
+            End::Ended { code: 0, calls } => fewest = fewest.min(calls),
+            other => bail!("{words:?}: {other:?}"),
+        }
+    }
+    Ok(fewest)
+}
+
+/// The moments to kill at: spread over a command's system calls, but for the first hundred, in which it only starts.
+fn moments(calls: u64) -> impl Iterator<Item = u64> {
+    let first = calls.min(100);
+    (0..MOMENTS).map(move |moment| first + (calls - first) * moment / MOMENTS)
+}
+
+fn inventory(lab: &Lab) -> Result<Vec<String>> {
+    Ok(without_numbers(lab.router.inventory()?))
+}
+
+fn expect(what: &str, expected: &[String], lab: &Lab) -> Result<()> {
+    let found = inventory(lab)?;
+    let only = |left: &[String], right: &[String]| {
+        let lines: Vec<_> = left.iter().filter(|line| !right.contains(line)).collect();
+        format!("{lines:?}")
+    };
+    ensure!(
+        expected == found,
+        "{what}: lost are {}, new are {}",
+        only(expected, &found),
+        only(&found, expected)
+    );
+    Ok(())
+}
+
+/// Checks that nothing half written lies about.
+fn expect_clean_run_files(lab: &Lab) -> Result<()> {
+    for (name, _) in lab.run_files()? {
+        let known = [Some("lock"), Some("json")]
+            .contains(&Path::new(&name).extension().and_then(|end| end.to_str()));
+        ensure!(known, "{name} is left");
+    }
+    Ok(())
+}
+
+fn unload() -> Vec<String> {
+    vec!["unload".to_owned()]
+}
+
+fn killed_in_its_first_load_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let before = inventory(&lab)?;
+    let load = load_of(&lab, "full.yaml", &File::full(), backend)?;
+    let calls = calls(&lab, &unload(), &load)?;
+    let clean = inventory(&lab)?;
+    for (number, moment) in moments(calls).enumerate() {
+        run(&lab, &unload())?;
+        expect(&format!("before moment {moment}"), &before, &lab)?;
+        kill(&lab, &load, moment)?;
+        // Of the one half a load comes next, of the other an unload.
+        if number % 2 == 0 {
+            run(&lab, &load).with_context(|| format!("after call {moment}"))?;
+            expect(&format!("loaded after call {moment}"), &clean, &lab)?;
+            ping(&lab.client1, EIP1)?;
+            expect_clean_run_files(&lab)?;
+        }
+        run(&lab, &unload()).with_context(|| format!("after call {moment}"))?;
+        expect(&format!("unloaded after call {moment}"), &before, &lab)?;
+    }
+    Ok(())
+}
+
+/// Kills reloads from `one` to `two` and back, while flows of [`EIP1`], which stands in both, go on.
+fn kill_reloads(lab: &Lab, one: &[String], two: &[String]) -> Result<()> {
+    let before = inventory(lab)?;
+    run(lab, one)?;
+    let (to_two, to_one) = (calls(lab, one, two)?, calls(lab, two, one)?);
+    let clean_two = {
+        run(lab, two)?;
+        inventory(lab)?
+    };
+    run(lab, one)?;
+    let clean_one = inventory(lab)?;
+
+    let at = |address| SocketAddrV4::new(address, PORT);
+    let right = UdpEcho::start(&lab.vm1, at(VM1))?;
+    let wrong = [
+        UdpEcho::start(&lab.vm2, at(VM2))?,
+        UdpEcho::start(&lab.vm3, at(VM3))?,
+    ];
+    let _client = UdpEcho::start(&lab.client1, at(CLIENT1))?;
+    let incoming = Probe::start(&lab.client2, at(EIP1))?;
+    let outgoing = Probe::start(&lab.vm1, at(CLIENT1))?;
+    for (number, (two_moment, one_moment)) in moments(to_two).zip(moments(to_one)).enumerate() {
+        let (words, clean, moment) = if number % 2 == 0 {
+            (two, &clean_two, two_moment)
+        } else {
+            (one, &clean_one, one_moment)
+        };
+        kill(lab, words, moment)?;
+        let after = format!("killed at call {moment} of {words:?}");
+        ping(&lab.client1, EIP1).with_context(|| after.clone())?;
+        // Some go on to where they were about to go, some turn back.
+        let (words, clean) = match number % 4 {
+            0 | 1 => (words, clean),
+            2 => (one, &clean_one),
+            _ => (two, &clean_two),
+        };
+        run(lab, words).with_context(|| after.clone())?;
+        expect(&after, clean, lab)?;
+        expect_clean_run_files(lab)?;
+    }
+    let (incoming, outgoing) = (incoming.finish()?, outgoing.finish()?);
+    println!("{to_two} and {to_one} system calls\n{incoming}\n{outgoing}");
+    run(lab, &unload())?;
+    expect("unloaded", &before, lab)?;
+    for server in &wrong {
+        let peers = server.peers();
+        ensure!(peers.is_empty(), "a wrong VM saw {peers:?}");
+    }
+    drop(right);
+    incoming.expect_no_loss()?;
+    outgoing.expect_no_loss()
+}
+
+fn killed_in_a_reload_that_changes_entries_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let one = File::full();
+    let two = File::two_subnets()
+        .without_nic(INSIDE2_MAC)
+        .eip(EIP3, VM2)
+        .eip(EIP1, VM1);
+    kill_reloads(
+        &lab,
+        &load_of(&lab, "one.yaml", &one, backend)?,
+        &load_of(&lab, "two.yaml", &two, backend)?,
+    )
+}
+
+fn killed_in_a_reload_that_swaps_the_backend_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let other = if backend == "xdp" { "tc" } else { "xdp" };
+    let two = File::full().without_eip(EIP2);
+    kill_reloads(
+        &lab,
+        &load_of(&lab, "one.yaml", &File::full(), backend)?,
+        &load_of(&lab, "two.yaml", &two, other)?,
+    )
+}
+
+fn killed_while_the_table_is_replaced_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    // One has few addresses, and each of two more than any table that was made for the one before.
+    let (few, mut many) = (File::full(), File::full());
+    for n in 0..3000u32 {
+        let [_, _, high, low] = n.to_be_bytes();
+        many = many.eip([10, 91, high, low].into(), [172, 16, high, low].into());
+    }
+    kill_reloads(
+        &lab,
+        &load_of(&lab, "one.yaml", &few, backend)?,
+        &load_of(&lab, "two.yaml", &many, backend)?,
+    )
+}
+
+fn killed_in_an_unload_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let before = inventory(&lab)?;
+    let load = load_of(&lab, "full.yaml", &File::full(), backend)?;
+    run(&lab, &load)?;
+    let clean = inventory(&lab)?;
+    let calls = calls(&lab, &load, &unload())?;
+    for (number, moment) in moments(calls).enumerate() {
+        run(&lab, &load)?;
+        kill(&lab, &unload(), moment)?;
+        if number % 2 == 0 {
+            run(&lab, &load).with_context(|| format!("after call {moment}"))?;
+            expect(&format!("loaded after call {moment}"), &clean, &lab)?;
+            ping(&lab.client1, EIP1)?;
+        }
+        run(&lab, &unload()).with_context(|| format!("after call {moment}"))?;
+        expect(&format!("unloaded after call {moment}"), &before, &lab)?;
+    }
+    Ok(())
+}

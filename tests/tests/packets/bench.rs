@@ -1,0 +1,247 @@
+//! The programs, loaded in a namespace that is made like the world of the table.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
+use vr_common::outcome::{Hook, Outcome};
+use vr_tests::{link::Via, netns::Netns, packet::describe};
+use vr_userspace::ebpf::{Generation, Programs};
+
+use crate::support::{
+    place::{EIPS, GATEWAY, HOPS, MIDDLE, Port},
+    run::{End, Way},
+    world::World,
+};
+
+/// Actions, as linux/bpf.h and linux/pkt_cls.h number them.
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+const TC_ACT_UNSPEC: u32 = -1i32 as u32;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// What a program did to a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its action, as a class: a redirect does not say where to.
+    pub left: bool,
+    pub outcome: Outcome,
+    pub frame: Vec<u8>,
+}
+
+/// The namespace and what is loaded there.
+pub struct Bench {
+    pub world: World,
+    router: Netns,
+    pub far: Netns,
+    pub generation: Generation,
+    programs: Programs,
+}
+
+impl Bench {
+    pub fn new() -> Result<Self> {
+        let (router, far) = (Netns::new("bench")?, Netns::new("far")?);
+        for port in Port::ALL {
+            let name = port.name();
+            router.veth(name, &far, name, [Some(port.mac()), None])?;
+            router.set_mtu(name, u32::from(port.mtu()))?;
+            router.add_address(name, &format!("{}/24", port.address()))?;
+            router.set_up(name)?;
+            far.set_up(name)?;
+        }
+        for (eip, _) in EIPS {
+            router.add_address(Port::Up.name(), &format!("{eip}/32"))?;
+        }
+        for hop in HOPS {
+            router.neighbour(hop.port.name(), hop.address, hop.mac)?;
+        }
+        router.route("0.0.0.0/0", Via::Gateway(GATEWAY.address))?;
+        router.route("192.168.110.0/24", Via::Gateway(MIDDLE))?;
+        router.sysctl("ipv4.ip_forward", "1")?;
+        let mut indices = [0; 5];
+        for port in Port::ALL {
+            indices[port as usize] = router.index(port.name())?;
+        }
+        let world = World::new(indices);
+        let (generation, programs) = Generation::make(None, &world.addresses, &world.interfaces)?;
+        Ok(Self {
+            world,
+            router,
+            far,
+            generation,
+            programs,
+        })
+    }
+
+    /// The same with the programs that report every packet.
+    pub fn tracing(mut self) -> Result<Self> {
+        (self.generation, self.programs) = self.generation.tracing()?;
+        Ok(self)
+    }
+
+    /// Runs `work` where the programs find the ports.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.router.run(work)
+    }
+
+    /// The name of the XDP program that is loaded.
+    pub fn xdp_name(&self) -> Result<String> {
+        let info = self.programs.xdp()?.info()?;
+        Ok(info.name_as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Runs a packet through its program; `None` if this kernel refuses to try one like it. To be called [inside](Self::inside).
+    ///
+    /// # Errors
+    /// Also if the program did not count the packet once, in one counter of its hook, with all its bytes.
+    pub fn run(&self, way: Way, frame: &[u8]) -> Result<Option<Ran>> {
+        let before = self.counters()?;
+        let Some((action, after)) = self.test_run(way, frame, None)? else {
+            return Ok(None);
+        };
+        let outcome = self.counted(&before, way.hook(), frame.len())?;
+        let left = match (way, action) {
+            (Way::Xdp(_), XDP_TX | XDP_REDIRECT) => true,
+            (Way::Xdp(_), XDP_PASS) => false,
+            (Way::Ingress { .. }, TC_ACT_REDIRECT) => true,
+            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_UNSPEC) => false,
+            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_SHOT) => {
+                bail!("the packet was dropped")
+            }
+            _ => bail!("{} ended with action {action}", way.hook().name()),
+        };
+        // The way back by the port that it came by is another action of XDP.
+        if let Way::Xdp(port) = way
+            && left
+        {
+            ensure!(
+                (action == XDP_TX) == (after.get(6..12) == Some(&port.mac().0)),
+                "action {action} for {}",
+                describe(&after)
+            );
+        }
+        Ok(Some(Ran {
+            left,
+            outcome,
+            frame: after,
+        }))
+    }
+
+    /// Runs a packet of which only the first `linear` bytes are in the first buffer, and says whether it left and what it
+    /// was then. `None` if this kernel does not try such packets: XDP since 5.18, socket buffers hardly any yet.
+    ///
+    /// # Errors
+    /// If the kernel fails otherwise.
+    pub fn run_split(
+        &self,
+        way: Way,
+        frame: &[u8],
+        linear: u32,
+    ) -> Result<Option<(bool, Vec<u8>)>> {
+        let ran = self.test_run(way, frame, Some(linear))?;
+        Ok(ran.map(|(action, after)| {
+            let left = match way {
+                Way::Xdp(_) => action != XDP_PASS,
+                _ => action != TC_ACT_UNSPEC,
+            };
+            (left, after)
+        }))
+    }
+
+    fn test_run(
+        &self,
+        way: Way,
+        frame: &[u8],
+        linear: Option<u32>,
+    ) -> Result<Option<(u32, Vec<u8>)>> {
+        let mut after = vec![0; frame.len() + 64];
+        let context = self.context(way, frame, linear);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut after),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = match way.hook() {
+            Hook::Xdp => self.programs.xdp()?.test_run(options),
+            hook => self.programs.tc(hook.name())?.test_run(options),
+        };
+        let TestRunResult {
+            return_value,
+            data_size_out,
+            ..
+        } = match result {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                return Ok(None);
+            }
+            result => result.with_context(|| format!("{way:?}: {}", describe(frame)))?,
+        };
+        after.truncate(data_size_out as usize);
+        Ok(Some((return_value, after)))
+    }
+
+    /// `struct xdp_md` or `struct __sk_buff` of linux/bpf.h.
+    fn context(&self, way: Way, frame: &[u8], linear: Option<u32>) -> Vec<u8> {
+        let index = self.world.index(way.port());
+        let mut words;
+        match way {
+            Way::Xdp(_) => {
+                words = vec![0u32; 6];
+                (words[1], words[3]) = (linear.unwrap_or(frame.len() as u32), index);
+            }
+            Way::Ingress { gso_size, .. } => {
+                words = vec![0; 48];
+                (words[9], words[10]) = (index, index);
+                words[44] = gso_size;
+                words[20] = linear.unwrap_or_default();
+            }
+            Way::Egress { from, .. } => {
+                words = vec![0; 48];
+                words[9] = from.map_or(0, |from| self.world.index(from));
+                words[10] = index;
+                words[20] = linear.unwrap_or_default();
+            }
+        }
+        words.into_iter().flat_map(u32::to_ne_bytes).collect()
+    }
+
+    fn counters(&self) -> Result<BTreeMap<u32, (u64, u64)>> {
+        let counters = self.generation.counters()?.into_iter();
+        Ok(counters
+            .map(|(hook, outcome, counter)| (hook.slot(outcome), (counter.packets, counter.bytes)))
+            .collect())
+    }
+
+    fn counted(
+        &self,
+        before: &BTreeMap<u32, (u64, u64)>,
+        hook: Hook,
+        bytes: usize,
+    ) -> Result<Outcome> {
+        let after = self.counters()?;
+        let more: Vec<(u32, u64, u64)> = after
+            .iter()
+            .map(|(slot, (packets, bytes))| {
+                let (old_packets, old_bytes) = before.get(slot).copied().unwrap_or_default();
+                (*slot, packets - old_packets, bytes - old_bytes)
+            })
+            .filter(|(_, packets, bytes)| (*packets, *bytes) != (0, 0))
+            .collect();
+        let one = Outcome::ALL
+            .iter()
+            .copied()
+            .find(|outcome| more == [(hook.slot(*outcome), 1, bytes as u64)]);
+        one.with_context(|| {
+            format!("one packet of {bytes} bytes made these counters rise: {more:?}")
+        })
+    }
+}
+
+/// Whether the host and the kernel say the same.
+pub fn agrees(end: End, frame: &[u8], ran: &Ran) -> bool {
+    matches!(end, End::Out(..)) == ran.left && end.outcome() == ran.outcome && frame == ran.frame
+}

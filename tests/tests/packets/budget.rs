@@ -1,0 +1,54 @@
+//! How much of the verifier's patience the programs need.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use aya::{EbpfLoader, programs::Program};
+use vr_tests::require_root;
+
+/// The kernel's limit is a million; what needs a tenth of it leaves room for compilers and verifiers to come.
+const BUDGET: u32 = 100_000;
+
+#[test]
+fn every_program_loads_within_its_budget() -> Result<()> {
+    require_root!();
+    // As they are loaded for work, and as they report packets for `vr-userspace trace`.
+    for (how, level) in [("", 0u8), ("tracing", 5)] {
+        let names = load(how, level)?;
+        ensure!(
+            names == ["tc_egress", "tc_ingress", "xdp_ingress", "xdp_ingress_mb"],
+            "the object has the programs {names:?}"
+        );
+    }
+    Ok(())
+}
+
+fn load(how: &str, level: u8) -> Result<Vec<String>> {
+    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/vr-ebpf.o");
+    let mut ebpf = EbpfLoader::new()
+        .override_global("AYA_LOG_LEVEL", &level, true)
+        .load_file(&object)
+        .with_context(|| format!("cannot load {}", object.display()))?;
+    let mut names = Vec::new();
+    for (name, program) in ebpf.programs_mut() {
+        let info = match program {
+            Program::Xdp(program) => program.load().and_then(|()| program.info()),
+            Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
+            _ => continue,
+        }
+        .with_context(|| format!("the kernel refuses {name}"))?;
+        let verified = info.verified_instruction_count().unwrap_or_default();
+        println!(
+            "{name:<16}{verified:>8} instructions verified, {:>6} bytes translated, {:>6} compiled {how}",
+            info.size_translated().unwrap_or_default(),
+            info.size_jitted()
+        );
+        ensure!(
+            verified <= BUDGET,
+            "{name} needs {verified} of {BUDGET} instructions"
+        );
+        names.push(name.to_owned());
+    }
+    names.sort();
+    Ok(names)
+}

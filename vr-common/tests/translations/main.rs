@@ -1,0 +1,7 @@
+//! The translation of packets, without a kernel: a table of packets, and properties of all packets.
+
+mod buffer;
+mod properties;
+#[allow(dead_code, reason = "the tests of the programs use the rest")]
+mod support;
+mod table;

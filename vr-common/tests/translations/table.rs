@@ -1,0 +1,155 @@
+//! The table, through the core.
+
+use std::collections::HashSet;
+
+use vr_common::outcome::{Hook, Outcome};
+use vr_tests::packet::{check_checksums, describe};
+
+use crate::{
+    buffer::Buffer,
+    support::{
+        cases,
+        place::Port,
+        run::{End, Way, in_program, on_host},
+        world::World,
+    },
+};
+
+#[test]
+fn every_packet_of_the_table_becomes_what_it_must() {
+    let world = World::default();
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let mut frame = case.input.clone();
+        let end = on_host(&world, case.way, &mut frame);
+        if end != case.end || frame != case.output {
+            wrong.push(format!(
+                "{}: {:?} instead of {:?}\n  of        {}\n  came      {}\n  and not   {}",
+                case.name,
+                end,
+                case.end,
+                describe(&case.input),
+                describe(&frame),
+                describe(&case.output)
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_is_right_in_itself() {
+    let mut names = HashSet::new();
+    for case in cases::all() {
+        assert!(
+            names.insert(case.name.clone()),
+            "{} is there twice",
+            case.name
+        );
+        if !case.end.translates() {
+            assert_eq!(case.input, case.output, "{}", case.name);
+        }
+        if check_checksums(&case.input).is_ok() {
+            check_checksums(&case.output)
+                .unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
+        }
+    }
+}
+
+#[test]
+fn the_table_reaches_every_outcome() {
+    let reached: HashSet<(Hook, Outcome)> = cases::all()
+        .iter()
+        .map(|case| (case.way.hook(), case.end.outcome()))
+        .collect();
+    // The one is a matter of the program that asks the buffer for a mark; the other needs a buffer that fails.
+    let elsewhere = [Outcome::AlreadyDone, Outcome::NoMemory];
+    let missing: Vec<&str> = Outcome::ALL
+        .iter()
+        .filter(|outcome| !elsewhere.contains(outcome))
+        .filter(|outcome| {
+            Hook::ALL
+                .iter()
+                .all(|hook| !reached.contains(&(*hook, **outcome)))
+        })
+        .map(|outcome| outcome.name())
+        .collect();
+    assert!(missing.is_empty(), "no packet ends in {missing:?}");
+}
+
+#[test]
+fn a_packet_that_cannot_be_written_is_dropped() {
+    let world = World::default();
+    let mut dropped = HashSet::new();
+    for case in cases::all() {
+        if case.input == case.output || case.way.hook() == Hook::Xdp {
+            continue;
+        }
+        let mut starved = Buffer {
+            starved: true,
+            ..Buffer::whole(&case.input)
+        };
+        match in_program(&world, case.way, &mut starved) {
+            End::Dropped(Outcome::NoMemory) => {
+                dropped.insert(case.way.hook());
+            }
+            // No checksum that covers addresses: nothing had to be updated.
+            end => assert_eq!(
+                (end, starved.bytes),
+                (case.end, case.output),
+                "{}",
+                case.name
+            ),
+        }
+    }
+    assert_eq!(dropped, HashSet::from([Hook::TcIngress, Hook::TcEgress]));
+}
+
+#[test]
+fn a_packet_in_pages_becomes_the_same_as_one_in_a_piece() {
+    let world = World::default();
+    for case in cases::all() {
+        let is_plain = !matches!(case.way, Way::Ingress { gso_size: 1.., .. });
+        // What asks nothing of the buffer before the core does, and needs no pages.
+        if case.way.hook() == Hook::Xdp || !is_plain || case.input.get(12..14) != Some(&[8, 0]) {
+            continue;
+        }
+        if matches!(case.end, End::Kernel(Outcome::NotForUs)) {
+            continue;
+        }
+        for linear in [14, 20, 34, 40, 54, 60] {
+            let mut paged = Buffer {
+                linear: linear.min(case.input.len()),
+                ..Buffer::whole(&case.input)
+            };
+            let end = in_program(&world, case.way, &mut paged);
+            assert_eq!(
+                (end, paged.bytes),
+                (case.end, case.output.clone()),
+                "{}",
+                case.name
+            );
+        }
+    }
+}
+
+#[test]
+fn no_prefix_of_a_frame_is_a_panic_or_a_half_translation() {
+    let world = World::default();
+    let stride = if cfg!(miri) { 23 } else { 1 };
+    for case in cases::all().iter().filter(|case| case.input.len() < 200) {
+        for length in (0..case.input.len()).step_by(stride) {
+            let mut frame = case.input[..length].to_vec();
+            let end = on_host(&world, case.way, &mut frame);
+            if !end.translates() {
+                assert_eq!(
+                    frame,
+                    case.input[..length],
+                    "{} of {length} bytes",
+                    case.name
+                );
+            }
+        }
+    }
+    assert_eq!(world.port(world.index(Port::B)), Port::B);
+}
