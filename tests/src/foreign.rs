@@ -100,10 +100,15 @@ impl Netns {
         Ok(TcMessage::with_index(self.index(interface)? as i32))
     }
 
+    /// Sends a request that makes something new, or takes something away.
     fn request(&self, message: RouteNetlinkMessage) -> Result<()> {
+        let new = match message {
+            RouteNetlinkMessage::DelQueueDiscipline(_) => 0,
+            _ => NLM_F_CREATE | NLM_F_EXCL,
+        };
         self.netlink(async |handle| {
             let mut request = NetlinkMessage::from(message);
-            request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+            request.header.flags = NLM_F_REQUEST | NLM_F_ACK | new;
             let mut handle: Handle = handle.clone();
             let mut answers = handle.request(request)?;
             while let Some(answer) = answers.next().await {

@@ -10,6 +10,7 @@ use vr_tests::lab::{
 };
 use vr_tests::link::Mac;
 use vr_tests::packet::{Packet, describe};
+use vr_tests::require_root;
 use vr_tests::view::View;
 
 use super::{SENDER_MAC, SILENCE, both_ways, bytes, loaded, number, program_of, udp};
@@ -18,7 +19,6 @@ each_backend!(
     frames_for_another_mac_are_not_forwarded,
     frames_for_everybody_are_not_forwarded,
     a_vlan_of_its_own_is_left_alone,
-    a_vlan_whose_tag_the_switch_has_taken_out_of_the_frame_is_left_alone,
     a_priority_tag_is_no_vlan,
     arp_is_answered_for_what_is_ours,
     ipv6_is_not_touched,
@@ -102,11 +102,12 @@ fn a_vlan_of_its_own_is_left_alone(backend: &str) -> Result<()> {
     Ok(())
 }
 
-/// A bridge keeps the tag beside the frame, and so it comes to a veth.
-fn a_vlan_whose_tag_the_switch_has_taken_out_of_the_frame_is_left_alone(
-    backend: &str,
-) -> Result<()> {
-    let lab = loaded(backend)?;
+/// A bridge keeps the tag beside the frame, and so it comes to a veth. TC is told of it; XDP is not, and so cannot hold
+/// to it (see "Known limits" in ARCHITECTURE.md): on a veth that is a reason for `auto` to choose TC.
+#[test]
+fn a_vlan_whose_tag_the_switch_has_taken_out_of_the_frame_is_left_alone_by_tc() -> Result<()> {
+    require_root!();
+    let lab = loaded("tc")?;
     let captures = [
         Capture::start(&lab.lan, "router")?,
         Capture::start(&lab.vm1, NIC)?,
