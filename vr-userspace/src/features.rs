@@ -1,10 +1,9 @@
 //! Kernel features that are used where they are found, and can be hidden to test the way without them.
 
-/// Whether `KYLIN_VR_WITHOUT` (a list such as `tcx,frags`) hides a feature:
+/// Whether `KYLIN_VR_WITHOUT` (a list such as `frags,batch`) hides a feature:
 ///
 /// | name | feature | since |
 /// |---|---|---|
-/// | `tcx` | TC programs on BPF links | 6.6 |
 /// | `frags` | XDP on frames of several buffers | 5.18 |
 /// | `netdev` | asking who accepts redirected frames | 6.3 |
 /// | `batch` | map updates in batches | 5.6 |

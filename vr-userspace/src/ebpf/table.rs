@@ -1,6 +1,6 @@
 //! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`, 5.6).
 //!
-//! The loader's only unsafe code.
+//! With one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
     collections::BTreeMap,
