@@ -109,7 +109,7 @@ impl Apply<'_> {
             self.attach(generation, to, &changes, &mut applied).await?;
             self.add_addresses(to, &changes).await?;
         }
-        self.remove_addresses(&changes).await?;
+        self.remove_addresses(to, &changes).await?;
         for ifindex in &changes.remove_interfaces {
             self.detach(*ifindex).await?;
             if let Some(Prepared { generation, .. }) = &prepared
@@ -204,7 +204,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    async fn remove_addresses(&self, changes: &Diff) -> Result<()> {
+    async fn remove_addresses(&self, to: &Picture, changes: &Diff) -> Result<()> {
         for route in &changes.remove_routes {
             self.netlink.remove_default_route(route).await?;
         }
@@ -217,7 +217,7 @@ impl Apply<'_> {
             let remove = || self.netlink.remove_addresses(&[on_link]);
             match self.machine.links.get(&on_link.ifindex) {
                 // Should this be killed half-way, the setting stays: it protects others' addresses, no more.
-                Some(link) if self.would_take_others_along(&on_link) => {
+                Some(link) if self.would_take_others_along(&on_link, to) => {
                     sysctl::promoting_secondaries(&link.name, remove)?;
                 }
                 Some(_) => remove()?,
@@ -230,12 +230,14 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Whether the interface has other addresses of the subnet, which the kernel would remove with this one.
-    fn would_take_others_along(&self, leaving: &OnLink) -> bool {
+    /// Whether the interface has other addresses of the subnet, which the kernel would remove with this one: those of
+    /// others, and one of ours that has just been added in its place.
+    fn would_take_others_along(&self, leaving: &OnLink, to: &Picture) -> bool {
         let Ok(subnet) = Ipv4Net::new(leaving.address, leaving.prefix) else {
             return false;
         };
-        self.machine.addresses.iter().any(|other| {
+        let mut addresses = self.machine.addresses.iter().chain(&to.addresses);
+        addresses.any(|other| {
             other.ifindex == leaving.ifindex
                 && other.prefix == leaving.prefix
                 && other.address != leaving.address

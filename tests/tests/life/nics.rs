@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
-    EIP1, EIP3, INSIDE_NIC, INSIDE2_MAC, INSIDE2_NIC, Lab, LabOptions, UPLINK_NIC, VM1, VM3,
+    CLIENT1, EIP1, EIP3, INSIDE_MAC, INSIDE_NIC, INSIDE2_MAC, INSIDE2_NIC, Lab, LabOptions,
+    UPLINK_MAC, UPLINK_NIC, VM1, VM3,
 };
 
 use super::{expect_eip, expect_nobody, expect_working, same, unload_to};
@@ -16,6 +17,7 @@ each_backend!(
     a_nic_that_is_gone_at_unload_is_no_error,
     a_nic_is_found_by_its_mac_whatever_its_name,
     a_nic_that_was_set_down_is_set_up_again,
+    a_nic_gets_another_address_of_the_same_subnet,
 );
 
 fn without_inside2() -> Result<Lab> {
@@ -114,6 +116,40 @@ fn a_nic_is_found_by_its_mac_whatever_its_name(backend: &str) -> Result<()> {
     lab.router.rename("ens3", UPLINK_NIC)?;
     lab.router.rename(name, INSIDE_NIC)?;
     same("after unload", &before, &lab.router.inventory()?)
+}
+
+/// The new one is secondary until the old one has gone, and the kernel would remove it together with that.
+fn a_nic_gets_another_address_of_the_same_subnet(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.router.inventory()?;
+    lab.loads(&File::full(), backend)?;
+    for (last, route) in [(253, true), (254, false), (252, true)] {
+        let file = File::full().without_nic(INSIDE_MAC).nic(
+            INSIDE_MAC,
+            [192, 168, 100, last].into(),
+            None,
+        );
+        lab.loads(&file, backend)?;
+        let address = format!("192.168.100.{last}/24");
+        let there = lab.router.addresses(INSIDE_NIC)?;
+        ensure!(there == [address.clone()], "{there:?} instead of {address}");
+        // The VM's default route is by the address that the lab gave it.
+        if !route {
+            expect_eip(&lab, EIP1, "vm1", VM1)?;
+        }
+        ensure!(lab.plan(backend)?.trim() == "nothing to change");
+    }
+    for last in [38, 37] {
+        let gateway = Some(CLIENT1);
+        let file = File::full().without_nic(UPLINK_MAC);
+        lab.loads(
+            &file.nic(UPLINK_MAC, [10, 90, 3, last].into(), gateway),
+            backend,
+        )?;
+        expect_eip(&lab, EIP3, "vm3", VM3)?;
+        ensure!(lab.router.default_gateways()? == [CLIENT1]);
+    }
+    unload_to(&lab, &before)
 }
 
 /// With the link go its routes, the default route of ours among them.
