@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
@@ -79,6 +79,20 @@ impl Drop for Server {
     }
 }
 
+/// Binds to an address that may still be in use for a moment: a process that another thread is just starting holds a copy
+/// of every descriptor until it executes its program.
+fn once_free<T>(bind: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(TICK / 4);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// A TCP server that says on each connection whom it sees, and then returns all that it is sent.
 #[derive(Debug)]
 pub struct TcpEcho(Server);
@@ -87,7 +101,7 @@ impl TcpEcho {
     /// Starts listening at `address` in `ns`.
     pub fn start(ns: &Netns, address: SocketAddrV4) -> Result<TcpEcho> {
         let listener = ns
-            .run(|| TcpListener::bind(address))
+            .run(|| once_free(|| TcpListener::bind(address)))
             .with_context(|| format!("cannot listen at tcp {address} in {}", ns.name()))?;
         listener.set_nonblocking(true)?;
         Ok(TcpEcho(Server::start(move |shared| {
@@ -258,7 +272,7 @@ impl UdpEcho {
     /// Starts listening at `address` in `ns`.
     pub fn start(ns: &Netns, address: SocketAddrV4) -> Result<UdpEcho> {
         let socket = ns
-            .run(|| UdpSocket::bind(address))
+            .run(|| once_free(|| UdpSocket::bind(address)))
             .with_context(|| format!("cannot listen at udp {address} in {}", ns.name()))?;
         socket.set_read_timeout(Some(TICK))?;
         Ok(UdpEcho(Server::start(move |shared| {

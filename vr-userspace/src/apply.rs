@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail};
+use aya::programs::ProgramFd;
 use ipnet::Ipv4Net;
 use vr_common::{layout::Interface, outcome::Hook};
 
@@ -37,8 +38,16 @@ pub struct Apply<'a> {
 pub struct Prepared {
     /// Their numbers; to be recorded before [`Apply::run`].
     pub generation: Generation,
-    /// A new generation, which already holds the tables; it lives by this until hooks run it.
-    new: Option<Programs>,
+    hold: Hold,
+}
+
+/// What a generation lives by until hooks run it.
+#[derive(Debug)]
+enum Hold {
+    /// A new one, whose tables are filled already.
+    New(#[expect(dead_code, reason = "held, not used")] Programs),
+    /// One that is in use.
+    Kept(#[expect(dead_code, reason = "held, not used")] Vec<ProgramFd>),
 }
 
 /// What came of it.
@@ -68,12 +77,12 @@ pub fn prepare(
         .filter(|address| !from.entries.contains_key(address))
         .count()
         + from.entries.len();
-    if let Some(generation) =
-        newest.filter(|generation| generation.serves(most, !to.xdp.is_empty()))
+    if let Some(generation) = newest
+        && let Some(kept) = generation.keep(most, !to.xdp.is_empty())
     {
         return Ok(Some(Prepared {
             generation: generation.clone(),
-            new: None,
+            hold: Hold::Kept(kept),
         }));
     }
     let changes = diff(from, to);
@@ -85,7 +94,7 @@ pub fn prepare(
     let (generation, programs) = Generation::make(newest, &to.entries, &interfaces)?;
     Ok(Some(Prepared {
         generation,
-        new: Some(programs),
+        hold: Hold::New(programs),
     }))
 }
 
@@ -102,8 +111,8 @@ impl Apply<'_> {
     ) -> Result<Applied> {
         let changes = diff(from, to);
         let mut applied = Applied::default();
-        if let Some(Prepared { generation, new }) = &prepared {
-            if new.is_none() {
+        if let Some(Prepared { generation, hold }) = &prepared {
+            if let Hold::Kept(_) = hold {
                 write_tables(generation, &changes)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;

@@ -313,8 +313,9 @@ impl Netlink {
             major: 0xffff,
             minor: 0,
         };
-        unless(request.execute().await, nix::errno::Errno::ENOENT)
-            .context("cannot remove the clsact qdisc")
+        // Gone already: which of the two the kernel says depends on what else is on the interface.
+        let result = unless(request.execute().await, nix::errno::Errno::ENOENT);
+        unless(result, nix::errno::Errno::EINVAL).context("cannot remove the clsact qdisc")
     }
 }
 

@@ -1,9 +1,15 @@
 //! What is on the machine now, of the router's own.
 
-use anyhow::Result;
-use vr_common::outcome::Hook;
+use std::collections::BTreeMap;
 
-use crate::{netlink::Machine, picture::Picture, state::State, sysctl};
+use anyhow::Result;
+use vr_common::{
+    layout::{AddressEntry, Interface},
+    outcome::Hook,
+    wire::Addr,
+};
+
+use crate::{ebpf::Generation, netlink::Machine, picture::Picture, state::State, sysctl};
 
 /// Reads the tables, and picks out of the machine's addresses, routes and settings those that are recorded as the
 /// router's own *and* still there.
@@ -11,10 +17,11 @@ use crate::{netlink::Machine, picture::Picture, state::State, sysctl};
 /// # Errors
 /// If a table or setting cannot be read.
 pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
-    let (entries, interfaces) = match state.generation() {
-        Some(generation) => (generation.read_addresses()?, generation.read_interfaces()?),
-        None => Default::default(),
-    };
+    let (entries, interfaces) = state
+        .generation()
+        .map(tables)
+        .transpose()?
+        .unwrap_or_default();
     let ours = |program: u32| {
         state
             .generations
@@ -54,4 +61,16 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
             .collect(),
         forwarding: owned.forwarding && sysctl::forwarding()?,
     })
+}
+
+/// What a generation's tables hold; nothing, if the kernel frees it while it is being read: its last hook was taken away a
+/// moment ago.
+fn tables(
+    generation: &Generation,
+) -> Result<(BTreeMap<Addr, AddressEntry>, BTreeMap<u32, Interface>)> {
+    let read = || Ok((generation.read_addresses()?, generation.read_interfaces()?));
+    match read() {
+        Err(_) if !generation.is_alive() => Ok(Default::default()),
+        other => other,
+    }
 }

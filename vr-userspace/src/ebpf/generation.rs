@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, anyhow};
 use aya::{
     maps::{Array, Map, MapData, MapInfo, PerCpuArray},
-    programs::{ProgramInfo, loaded_programs},
+    programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use serde::{Deserialize, Serialize};
 use vr_common::{
@@ -134,20 +134,23 @@ impl Generation {
             })
     }
 
-    /// Whether it can go on serving: it runs this binary's programs, its tables hold so many addresses, and the programs
-    /// that are needed are there.
+    /// If it can go on serving, keeps it: it runs this binary's programs, its tables hold so many addresses, and the programs
+    /// that are needed are there. The kernel frees objects some time after their last hook is gone, so one that was only
+    /// seen might not be there the next moment; what is returned holds programs, and with them their maps.
     #[must_use]
-    pub fn serves(&self, addresses: usize, xdp: bool) -> bool {
-        self.is_alive()
-            && self.build == BUILD_ID
-            && self
-                .addresses()
-                .and_then(|table| table.capacity())
-                .is_ok_and(|capacity| addresses <= capacity as usize)
-            && Hook::ALL
-                .into_iter()
-                .filter(|hook| xdp || *hook != Hook::Xdp)
-                .all(|hook| self.program(hook).is_ok())
+    pub fn keep(&self, addresses: usize, xdp: bool) -> Option<Vec<ProgramFd>> {
+        if !self.is_alive() || self.build != BUILD_ID {
+            return None;
+        }
+        let hooks = Hook::ALL
+            .into_iter()
+            .filter(|hook| xdp || *hook != Hook::Xdp);
+        let kept = hooks
+            .map(|hook| Ok(self.program(hook)?.fd()?))
+            .collect::<Result<Vec<_>>>()
+            .ok()?;
+        let capacity = self.addresses().and_then(|table| table.capacity()).ok()?;
+        (addresses <= capacity as usize).then_some(kept)
     }
 
     /// The kernel's number of a program.
