@@ -1,7 +1,7 @@
 //! Files that are wrong, missing, huge or strange; and several who apply a file at once.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -22,6 +22,7 @@ each_backend!(
     bytes_of_any_kind_are_an_error_and_nothing_is_touched,
     a_file_that_is_missing_or_no_file_is_an_error,
     who_waits_for_the_lock_is_told_for_whom,
+    who_has_waited_loads_the_file_as_it_is_then,
     twenty_loads_at_once_all_end_well,
     loads_and_unloads_at_once_end_in_one_or_the_other,
     a_run_directory_that_cannot_be_written_is_an_error_before_anything_is_touched,
@@ -232,15 +233,42 @@ fn check_needs_no_privilege_and_load_says_that_it_does() -> Result<()> {
     Ok(())
 }
 
-fn who_waits_for_the_lock_is_told_for_whom(backend: &str) -> Result<()> {
-    let lab = Lab::new()?;
-    lab.loads(&File::small(), backend)?;
+/// The lock of the lab's router, taken as another call would.
+fn hold_lock(lab: &Lab) -> Result<Flock<std::fs::File>> {
     let lock = lab.run_files()?.into_iter().map(|(name, _)| name);
     let lock: Vec<_> = lock.filter(|name| name.ends_with(".lock")).collect();
     ensure!(lock.len() == 1, "{lock:?}");
     let path = lab.run_directory().join(&lock[0]);
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
-    let mut held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    Ok(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?)
+}
+
+/// Else the older of two files would be loaded over the newer one.
+fn who_has_waited_loads_the_file_as_it_is_then(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.loads(&File::small(), backend)?;
+    let held = hold_lock(&lab)?;
+    let path = lab.write_config(&File::small().to_string())?;
+    let mut load = lab.vr_command()?;
+    load.args(["load", "--backend", backend, "--config"])
+        .arg(&path);
+    let mut load = load.stderr(std::process::Stdio::piped()).spawn()?;
+    let mut told = String::new();
+    // It says that it waits once it has read the file.
+    BufReader::new(load.stderr.take().context("no stderr")?).read_line(&mut told)?;
+    ensure!(told.contains("waiting"), "{told}");
+    lab.write_config(&File::full().to_string())?;
+    drop(held);
+    let status = load.wait()?;
+    ensure!(status.success(), "{status}");
+    ensure!(lab.plan(backend)?.trim() == "nothing to change");
+    Ok(())
+}
+
+fn who_waits_for_the_lock_is_told_for_whom(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.loads(&File::small(), backend)?;
+    let mut held = hold_lock(&lab)?;
     held.set_len(0)?;
     held.write_all(b"4242 1700000000")?;
 

@@ -1,6 +1,6 @@
 //! `load`: makes the machine be what the file says.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use anyhow::{Result, bail};
 use vr_common::layout::Interface;
@@ -69,10 +69,16 @@ pub async fn run(
     backend: Backend,
     patience: Duration,
 ) -> Result<()> {
-    let config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
+    // Before the lock: a wrong file is to be an error at once, for any user, and to touch nothing.
+    let version = version(path);
+    let mut config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
     refuse_iptables(backend)?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
+    // And again if it was written meanwhile: whoever held the lock may have loaded the newer one.
+    if self::version(path) != version {
+        config = super::read(path)?;
+    }
     if !config.forwards.is_empty() {
         eprintln!(
             "warning: port forwards are checked and their addresses are set up, but this version does not translate them yet"
@@ -90,6 +96,18 @@ pub async fn run(
         &config,
     );
     Ok(())
+}
+
+/// What tells one content of a file from another without reading it: file system, file, length and time of the last change.
+fn version(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ))
 }
 
 /// Leaves word of a wrong file for `status`, where something is loaded. The file is wrong all the same if that fails.
