@@ -1,12 +1,13 @@
 //! Keys and values of the BPF maps, as the programs and the loader share them.
 //!
 //! Every type is `repr(C)` without hidden padding, its size is asserted at compile time, and it turns to and
-//! from bytes by hand, so that the loader needs no unsafe code to write it. A change here is a change of [`ABI`].
+//! from bytes by hand, so that the loader needs no unsafe code to write it. A change here, or in
+//! [`crate::session::record`], is a change of [`ABI`].
 
-use crate::wire::{Addr, eth::Mac};
+use crate::wire::{Addr, Be16, eth::Mac};
 
 /// Version of everything in this file. Pinned maps of another version are not reused.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Value of the `ADDRESSES` map, whose key is an [`Addr`]: all roles that one address has.
 #[repr(C)]
@@ -20,13 +21,26 @@ pub struct AddressEntry {
     pub vm: Addr,
     /// If the address is a VM's: the EIP it goes out by. Otherwise [`Addr::NONE`].
     pub eip: Addr,
-    /// Zero.
-    pub reserved: u32,
+    /// Bits of [`AddressEntry::FORWARDS`] and others.
+    pub flags: u32,
 }
 
 const _: () = assert!(size_of::<AddressEntry>() == 16 && align_of::<AddressEntry>() == 4);
 
 impl AddressEntry {
+    /// Some of its ports are forwarded.
+    pub const FORWARDS: u32 = 1;
+    /// Hosts inside go out by it: it is the uplink's, or of the pool.
+    pub const MASQUERADE: u32 = 2;
+    /// It is an EIP of a VM that goes out by another one, so that answers are told by their session.
+    pub const SECOND: u32 = 4;
+
+    /// Whether all bits of `flag` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag == flag
+    }
     /// An address without a role.
     #[must_use]
     pub const fn new(address: Addr) -> Self {
@@ -34,7 +48,7 @@ impl AddressEntry {
             address,
             vm: Addr::NONE,
             eip: Addr::NONE,
-            reserved: 0,
+            flags: 0,
         }
     }
     /// As it lies in the map.
@@ -45,7 +59,7 @@ impl AddressEntry {
             self.address.wire(),
             self.vm.wire(),
             self.eip.wire(),
-            self.reserved,
+            self.flags,
         ];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
@@ -60,7 +74,7 @@ impl AddressEntry {
             address: Addr::from_wire(a),
             vm: Addr::from_wire(b),
             eip: Addr::from_wire(c),
-            reserved: d,
+            flags: d,
         }
     }
 }
@@ -140,6 +154,101 @@ impl Interface {
     }
 }
 
+/// Key of the `FORWARDS` trie, behind the length of the prefix in bits: the longest prefix counts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwardKey {
+    /// The address that the outside speaks to.
+    pub eip: Addr,
+    /// Protocol (IANA), in 16 bits.
+    pub protocol: Be16,
+    /// Port, or the first of a block of ports.
+    pub port: Be16,
+}
+
+const _: () = assert!(size_of::<ForwardKey>() == 8);
+
+impl ForwardKey {
+    /// Bits before the port's.
+    pub const FIXED_BITS: u32 = 48;
+    /// Bits of the whole key.
+    pub const BITS: u32 = 64;
+
+    /// As it lies in the map, without the length.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        let [a, b, c, d] = self.eip.octets();
+        let [e, f] = self.protocol.wire().to_ne_bytes();
+        let [g, h] = self.port.wire().to_ne_bytes();
+        [a, b, c, d, e, f, g, h]
+    }
+    /// From what lies in the map.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self {
+            eip: Addr::new(a, b, c, d),
+            protocol: Be16::from_wire(u16::from_ne_bytes([e, f])),
+            port: Be16::from_wire(u16::from_ne_bytes([g, h])),
+        }
+    }
+}
+
+/// The fewest prefixes that make up the ports `first..=last`, at most 30: each a port and the bits of it that count.
+pub fn port_prefixes(first: u16, last: u16) -> impl Iterator<Item = (Be16, u32)> {
+    let mut next = Some(u32::from(first));
+    let last = u32::from(last);
+    core::iter::from_fn(move || {
+        let start = next.filter(|start| *start <= last)?;
+        // As large as its alignment and what is left allow.
+        let aligned = start.trailing_zeros().min(16);
+        let fitting = (last - start + 1).ilog2();
+        let size = aligned.min(fitting);
+        next = Some(start + (1 << size));
+        Some((Be16::new(start as u16), 16 - size))
+    })
+}
+
+/// Value of the `FORWARDS` trie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardEntry {
+    /// The VM.
+    pub vm: Addr,
+    /// What is added to the port, modulo 2¹⁶ and in host order, to get the VM's.
+    pub offset: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<ForwardEntry>() == 8);
+
+impl ForwardEntry {
+    /// The VM's port for one of the EIP's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vm_port(&self, port: Be16) -> Be16 {
+        Be16::new(port.get().wrapping_add(self.offset))
+    }
+    /// As it lies in the map.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        let [a, b, c, d] = self.vm.octets();
+        let [e, f] = self.offset.to_ne_bytes();
+        [a, b, c, d, e, f, 0, 0]
+    }
+    /// From what lies in the map.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, ..] = bytes;
+        Self {
+            vm: Addr::new(a, b, c, d),
+            offset: u16::from_ne_bytes([e, f]),
+            reserved: 0,
+        }
+    }
+}
+
 /// Value of the per-CPU `COUNTERS` array, at [`crate::outcome::Hook::slot`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,13 +286,36 @@ pub const DONE_MARK: u16 = 0x6b76;
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn prefixes_make_up_a_range_exactly(a: u16, b: u16) {
+            let (first, last) = (a.min(b), a.max(b));
+            let prefixes: std::vec::Vec<_> = port_prefixes(first, last).collect();
+            proptest::prop_assert!(prefixes.len() <= 30);
+            let mut next = u32::from(first);
+            for (port, bits) in prefixes {
+                let size = 1u32 << (16 - bits);
+                proptest::prop_assert_eq!(u32::from(port.get()), next);
+                proptest::prop_assert_eq!(next % size, 0);
+                next += size;
+            }
+            proptest::prop_assert_eq!(next, u32::from(last) + 1);
+        }
+    }
+
+    #[test]
+    fn a_range_of_all_ports_is_one_prefix() {
+        assert!(port_prefixes(0, 65535).eq([(Be16::new(0), 0)]));
+        assert!(port_prefixes(80, 80).eq([(Be16::new(80), 16)]));
+    }
+
     #[test]
     fn values_lie_in_memory_as_their_bytes_say() {
         let entry = AddressEntry {
             address: Addr::new(1, 2, 3, 4),
             vm: Addr::new(5, 6, 7, 8),
             eip: Addr::new(9, 10, 11, 12),
-            reserved: 0,
+            flags: 0,
         };
         assert_eq!(
             entry.to_bytes(),

@@ -18,4 +18,5 @@ pub mod nat;
 pub mod outcome;
 pub mod packet;
 pub mod path;
+pub mod session;
 pub mod wire;

@@ -93,6 +93,20 @@ impl fmt::Debug for Addr {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Be16(u16);
 
+/// By the number, not by the bytes in memory.
+impl Ord for Be16 {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.get().cmp(&other.get())
+    }
+}
+
+impl PartialOrd for Be16 {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+
 impl Be16 {
     /// From two bytes in memory order.
     #[inline(always)]

@@ -1,0 +1,537 @@
+//! What is remembered: sessions, the mappings they share, and the settings they follow. These are values of BPF maps; a
+//! change here is a change of [`crate::layout::ABI`].
+
+use super::flow::{Ends, Flow};
+use crate::wire::{
+    Addr, Be16,
+    transport::{ICMP, TCP, UDP},
+};
+
+/// A moment or a span, in ticks of 2³⁰ ns (1.07 s) of the kernel's monotonic clock: a shift, where seconds would take a division.
+pub type Ticks = u32;
+
+/// The tick of a moment in nanoseconds.
+#[inline(always)]
+#[must_use]
+pub const fn ticks(nanoseconds: u64) -> Ticks {
+    (nanoseconds >> 30) as Ticks
+}
+
+/// Ticks that last at least so many seconds.
+#[must_use]
+pub const fn ticks_of_seconds(seconds: u32) -> Ticks {
+    // One more, because the first is already running.
+    ((seconds as u64 * 1_000_000_000).div_ceil(1 << 30) + 1) as Ticks
+}
+
+/// Which of the two flows of a session.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From who began it.
+    Forth = 0,
+    /// The answers.
+    Back = 1,
+}
+
+/// Value of the `INDEX` map: which session a flow belongs to. The truth is in the session; this only says where to look.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Index into `SESSIONS`; the topmost bit is the direction.
+    slot: u32,
+    /// The session's [`Session::serial`]: another one has the slot now if it differs.
+    pub serial: u32,
+}
+
+const _: () = assert!(size_of::<Place>() == 8);
+
+impl Place {
+    const BACK: u32 = 1 << 31;
+
+    /// The place of a flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(slot: u32, serial: u32, direction: Direction) -> Self {
+        Self {
+            slot: slot | (direction as u32) << 31,
+            serial,
+        }
+    }
+    /// Index into `SESSIONS`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(&self) -> u32 {
+        self.slot & !Self::BACK
+    }
+    /// The direction that the flow is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        if self.slot & Self::BACK == 0 {
+            Direction::Forth
+        } else {
+            Direction::Back
+        }
+    }
+    /// From what lies in the map.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self {
+            slot: u32::from_ne_bytes([a, b, c, d]),
+            serial: u32::from_ne_bytes([e, f, g, h]),
+        }
+    }
+}
+
+/// What made a session: the row of the translation table.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sort {
+    /// Row 3: from inside, by the uplink address or one of the pool.
+    Masquerade = 1,
+    /// Row 6: from outside to a forwarded port.
+    Forward = 2,
+    /// Row 1, to an EIP that is not the first of its VM.
+    SecondEip = 3,
+    /// From outside to a private address: not translated, and neither are the answers.
+    Plain = 4,
+    /// Row 5: from inside to an EIP.
+    Hairpin = 5,
+    /// Row 7: from inside to a forwarded port.
+    HairpinForward = 6,
+}
+
+impl Sort {
+    /// From what lies in the map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Masquerade),
+            2 => Some(Self::Forward),
+            3 => Some(Self::SecondEip),
+            4 => Some(Self::Plain),
+            5 => Some(Self::Hairpin),
+            6 => Some(Self::HairpinForward),
+            _ => None,
+        }
+    }
+    /// The stable name, as `sessions` prints it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::Forward => "forward",
+            Self::SecondEip => "second_eip",
+            Self::Plain => "plain",
+            Self::Hairpin => "hairpin",
+            Self::HairpinForward => "hairpin_forward",
+        }
+    }
+}
+
+/// Value of the `SESSIONS` array: one session, both directions. A cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Changes with every use of the slot; 0 while it holds nothing.
+    pub serial: u32,
+    /// When the last packet was seen.
+    pub last_seen: Ticks,
+    /// The packets of [`Direction::Forth`] as they arrive.
+    pub flow: Flow,
+    /// The same as they leave.
+    pub translated: Ends,
+    /// What each direction has shown so far: bits of [`Session::SPOKE`] and others. A byte each, because two CPUs may
+    /// write them at once.
+    pub shown: [u8; 2],
+    /// A [`Sort`].
+    pub sort: u8,
+    /// Bits of [`Session::MAPPED`] and others.
+    pub flags: u8,
+    /// Number of the rule that made it, for counting.
+    pub rule: u32,
+    /// [`Mapping::serial`] of the mapping that it holds.
+    pub mapping: u32,
+    /// When it began.
+    pub created: Ticks,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 4);
+
+impl Session {
+    /// In `shown`: this direction has sent something (that is no RST).
+    pub const SPOKE: u8 = 1;
+    /// In `shown`: it has sent a FIN.
+    pub const FIN: u8 = 4;
+    /// In `shown`: it has sent an RST.
+    pub const RST: u8 = 8;
+    /// In `shown` of the outside: it has spoken after the inside had, so its address is its own. Such a session is never evicted.
+    pub const ASSURED: u8 = 16;
+    /// In `shown` of who began: it has spoken after the other side had, which ends the TCP handshake.
+    pub const CONFIRMED: u8 = 32;
+    /// In `flags`: it holds a mapping.
+    pub const MAPPED: u8 = 1;
+
+    /// An empty slot.
+    pub const EMPTY: Self = Self {
+        serial: 0,
+        last_seen: 0,
+        flow: Flow {
+            ends: Ends {
+                source: Addr::NONE,
+                destination: Addr::NONE,
+                source_port: Be16::new(0),
+                destination_port: Be16::new(0),
+            },
+            protocol: 0,
+            kind: 0,
+            reserved: 0,
+        },
+        translated: Ends {
+            source: Addr::NONE,
+            destination: Addr::NONE,
+            source_port: Be16::new(0),
+            destination_port: Be16::new(0),
+        },
+        shown: [0; 2],
+        sort: 0,
+        flags: 0,
+        rule: 0,
+        mapping: 0,
+        created: 0,
+        reserved: [0; 3],
+    };
+
+    /// From what lies in the map.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
+        let mut words = [0u32; 16];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
+        }
+        let [
+            serial,
+            last_seen,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            rule,
+            mapping,
+            created,
+            ..,
+        ] = words;
+        let ends = |source, destination, ports: u32| {
+            let [a, b, c, d] = ports.to_ne_bytes();
+            Ends {
+                source: Addr::from_wire(source),
+                destination: Addr::from_wire(destination),
+                source_port: Be16::from_wire(u16::from_ne_bytes([a, b])),
+                destination_port: Be16::from_wire(u16::from_ne_bytes([c, d])),
+            }
+        };
+        let [protocol, kind, ..] = d.to_ne_bytes();
+        let [forth, back, sort, flags] = h.to_ne_bytes();
+        Self {
+            serial,
+            last_seen,
+            flow: Flow {
+                ends: ends(a, b, c),
+                protocol,
+                kind,
+                reserved: 0,
+            },
+            translated: ends(e, f, g),
+            shown: [forth, back],
+            sort,
+            flags,
+            rule,
+            mapping,
+            created,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The direction whose sender is outside: the side that has to show that its address is its own. Where both are inside,
+    /// it is who was spoken to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn outside(&self) -> Direction {
+        match Sort::from_number(self.sort) {
+            Some(Sort::Forward | Sort::SecondEip | Sort::Plain) => Direction::Forth,
+            _ => Direction::Back,
+        }
+    }
+
+    /// The host inside that this session counts for: who began it, or else whom it was begun to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn inside_host(&self) -> Addr {
+        match self.outside() {
+            Direction::Forth => self.translated.destination,
+            Direction::Back => self.flow.ends.source,
+        }
+    }
+
+    /// Whether a flood cannot push it out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_assured(&self) -> bool {
+        (self.shown[0] | self.shown[1]) & Self::ASSURED != 0
+    }
+
+    /// The flow of a direction, as its packets arrive.
+    #[inline(always)]
+    #[must_use]
+    pub const fn arriving(&self, direction: Direction) -> Flow {
+        match direction {
+            Direction::Forth => self.flow,
+            Direction::Back => self.flow.between(self.translated).reversed(),
+        }
+    }
+
+    /// The ends that a direction's packets leave with.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaving(&self, direction: Direction) -> Ends {
+        match direction {
+            Direction::Forth => self.translated,
+            Direction::Back => self.flow.ends.reversed(),
+        }
+    }
+
+    /// The flow of a direction between TC ingress and TC egress; `None` unless both source and destination change.
+    #[inline(always)]
+    #[must_use]
+    pub fn halfway(&self, direction: Direction) -> Option<Flow> {
+        let arriving = self.arriving(direction);
+        let leaving = self.leaving(direction);
+        let same_source = arriving.ends.source == leaving.source
+            && arriving.ends.source_port == leaving.source_port;
+        let same_destination = arriving.ends.destination == leaving.destination
+            && arriving.ends.destination_port == leaving.destination_port;
+        if same_source || same_destination {
+            return None;
+        }
+        let ends = Ends {
+            destination: leaving.destination,
+            destination_port: leaving.destination_port,
+            ..arriving.ends
+        };
+        Some(arriving.between(ends).halfway())
+    }
+}
+
+/// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Address.
+    pub address: Addr,
+    /// Port, or ICMP identifier.
+    pub port: Be16,
+    /// Protocol (IANA).
+    pub protocol: u8,
+    /// [`Endpoint::OUTSIDE`] or the number of the kind of address that the inside is mapped to.
+    pub side: u8,
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 8);
+
+impl Endpoint {
+    /// An address and port of the router's own.
+    pub const OUTSIDE: u8 = 0;
+    /// A host inside, mapped to the uplink address.
+    pub const INSIDE: u8 = 1;
+    /// A host inside, mapped to an address of the pool. (By hairpin the same host may have the other one too.)
+    pub const INSIDE_BY_POOL: u8 = 2;
+}
+
+/// Value of the `MAPPINGS` map: the other side. One element for each side; that of the outside is the truth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The other side's address.
+    pub address: Addr,
+    /// The other side's port.
+    pub port: Be16,
+    /// Index of the outside address: 0 for the uplink's, from 1 on the pool's.
+    pub pool: u8,
+    /// The other side's [`Endpoint::side`].
+    pub side: u8,
+    /// Sessions that hold it. Only in the element of the outside.
+    pub sessions: i32,
+    /// When the last of its sessions ends, if nothing more is heard. Only in the element of the outside.
+    pub expires: Ticks,
+    /// Tells it from others that had the same port before.
+    pub serial: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Mapping>() == 24 && align_of::<Mapping>() == 4);
+
+/// Value of the `HOSTS` array: what the hosts inside hold. Hosts that are the same modulo the array's length share one;
+/// within a /16 none do.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Sessions of all kinds.
+    pub sessions: i32,
+    /// Those of them that are not assured.
+    pub half_open: i32,
+}
+
+/// Length of the `HOSTS` array.
+pub const HOSTS: u32 = 1 << 16;
+
+impl Host {
+    /// Index into `HOSTS`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(address: Addr) -> u32 {
+        let [a, b, c, d] = address.octets();
+        let network = ((a as u32) << 8 | b as u32).wrapping_mul(0x9e37);
+        ((c as u32) << 8 | d as u32) ^ (network & 0xffff)
+    }
+}
+
+/// Ports are counted in blocks of 256, so that a free one is found where nearly all are taken.
+pub const BLOCKS: u32 = 256;
+/// Addresses of a pool, at most.
+pub const POOL: usize = 16;
+/// Length of the `PORTS` array, of `u32`: ports in use by address (0 the uplink's), protocol and block.
+pub const PORTS: u32 = (POOL as u32 + 1) * 3 * BLOCKS;
+
+/// Index into `PORTS`, of a protocol's first block.
+#[inline(always)]
+#[must_use]
+pub const fn ports_of(pool: u8, protocol: u8) -> u32 {
+    let row = match protocol {
+        TCP => 0,
+        UDP => 1,
+        _ => 2,
+    };
+    (pool as u32 * 3 + row) * BLOCKS
+}
+
+/// Value of the `SETTINGS` array's only element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The uplink's address; [`Addr::NONE`] while there is none.
+    pub uplink: Addr,
+    /// How many addresses `pool` holds; 0: masquerade is by the uplink's.
+    pub pool_len: u32,
+    /// Addresses of the pool.
+    pub pool: [Addr; POOL],
+    /// Silence that ends a UDP session.
+    pub udp: Ticks,
+    /// Silence that ends an ICMP query session.
+    pub icmp: Ticks,
+    /// Silence that ends an established TCP session.
+    pub tcp_established: Ticks,
+    /// Silence that ends a TCP session that is opening or closing.
+    pub tcp_transitory: Ticks,
+    /// Silence that ends a session of any other protocol.
+    pub other: Ticks,
+    /// How long a datagram's fragments are remembered, and kept for the first one.
+    pub fragment: Ticks,
+    /// Sessions that one host inside may have.
+    pub sessions_per_host: u32,
+    /// Half-open ones that one host inside may begin.
+    pub half_open_per_host: u32,
+    /// Bits of [`Settings::ENDPOINT_INDEPENDENT_FILTERING`] and others.
+    pub flags: u32,
+    /// The blocks of ports, first and last, that are left to the router's own connections.
+    pub own_ports: [u8; 2],
+    /// Zero.
+    pub reserved: u16,
+    /// Largest TCP MSS that is let through; 0: no limit.
+    pub mss: u32,
+    /// Zero.
+    pub reserved2: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Settings>() == 128 && align_of::<Settings>() == 4);
+
+impl Settings {
+    /// Whoever knows a mapping may use it (RFC 4787 §5); otherwise only who was spoken to.
+    pub const ENDPOINT_INDEPENDENT_FILTERING: u32 = 1;
+
+    /// The defaults, for a router without uplink.
+    pub const DEFAULT: Self = Self {
+        uplink: Addr::NONE,
+        pool_len: 0,
+        pool: [Addr::NONE; POOL],
+        // RFC 4787 REQ-5: two minutes at least, five recommended.
+        udp: ticks_of_seconds(300),
+        // RFC 5508 REQ-2.
+        icmp: ticks_of_seconds(60),
+        // RFC 5382 REQ-5: 2 hours 4 minutes, and 4 minutes.
+        tcp_established: ticks_of_seconds(7440),
+        tcp_transitory: ticks_of_seconds(240),
+        other: ticks_of_seconds(600),
+        // RFC 791's suggestion is 15 s; the kernel's own reassembly gives up after 30.
+        fragment: ticks_of_seconds(15),
+        sessions_per_host: 49_152,
+        half_open_per_host: 24_576,
+        flags: 0,
+        own_ports: [0x80, 0x8f],
+        reserved: 0,
+        mss: 0,
+        reserved2: [0; 3],
+    };
+
+    /// Whether sessions may be given this port, or ICMP identifier. Ports below 1024 and those of the router's own are not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pooled(&self, protocol: u8, port: Be16) -> bool {
+        self.is_pooled_block(protocol, (port.get() >> 8) as u8)
+    }
+
+    /// The same for a block of 256.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pooled_block(&self, protocol: u8, block: u8) -> bool {
+        protocol == ICMP || (block >= 4 && (block < self.own_ports[0] || block > self.own_ports[1]))
+    }
+
+    /// As it lies in the map.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 128] {
+        let mut bytes = [0; 128];
+        let head = [self.uplink.wire(), self.pool_len];
+        let [first, last] = self.own_ports;
+        let tail = [
+            self.udp,
+            self.icmp,
+            self.tcp_established,
+            self.tcp_transitory,
+            self.other,
+            self.fragment,
+            self.sessions_per_host,
+            self.half_open_per_host,
+            self.flags,
+            u32::from_ne_bytes([first, last, 0, 0]),
+            self.mss,
+        ];
+        let words = head
+            .into_iter()
+            .chain(self.pool.map(Addr::wire))
+            .chain(tail);
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
