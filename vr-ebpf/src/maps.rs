@@ -1,15 +1,23 @@
 //! The maps, and the look-ups that the decision makes in them.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, Queue},
     programs::{TcContext, XdpContext},
 };
 use vr_common::{
-    layout::{AddressEntry, Counter, INTERFACE_SLOTS, Interface},
+    layout::{AddressEntry, Counter, ForwardEntry, ForwardKey, INTERFACE_SLOTS, Interface},
     nat::Tables,
     outcome::{Hook, Outcome, SLOTS},
     path::{NextHop, RouteQuery, Router},
+    session::{
+        flow::Flow,
+        record::{
+            Endpoint, HOSTS as HOST_SLOTS, Host, Mapping, PORTS as PORT_SLOTS,
+            Place, Session, Settings,
+        },
+    },
     wire::Addr,
 };
 
@@ -27,6 +35,47 @@ static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0
 #[map]
 static COUNTERS: PerCpuArray<Counter> =
     PerCpuArray::with_max_entries(SLOTS * Hook::ALL.len() as u32, 0);
+
+/// Forwarded ports by address, protocol and prefix of the port. The loader sets the size.
+#[map]
+static FORWARDS: LpmTrie<ForwardKey, ForwardEntry> =
+    LpmTrie::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// The only element is what the file says.
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Sessions, by slot. The loader sets the size, here and of the maps below.
+#[map]
+static SESSIONS: Array<Session> = Array::with_max_entries(1024, 0);
+
+/// Where the session of a flow is: two elements a session, four for one that changes both source and destination.
+#[map]
+static INDEX: HashMap<Flow, Place> = HashMap::with_max_entries(1024, 0);
+
+/// Both sides of every mapping.
+#[map]
+static MAPPINGS: HashMap<Endpoint, Mapping> = HashMap::with_max_entries(1024, 0);
+
+/// Slots that hold nothing. Whoever takes a slot's number out of a queue owns the slot until he puts it into one.
+#[map]
+static FREE: Queue<u32> = Queue::with_max_entries(1024, 0);
+
+/// Slots of sessions that were half-open when they were put here, the oldest first.
+#[map]
+static YOUNG: Queue<u32> = Queue::with_max_entries(1024, 0);
+
+/// Slots of sessions that are assured; whoever looks for one that has ended looks here, in turn.
+#[map]
+static OLD: Queue<u32> = Queue::with_max_entries(1024, 0);
+
+/// What hosts inside hold, at [`Host::slot`].
+#[map]
+static HOSTS: Array<Host> = Array::with_max_entries(HOST_SLOTS, 0);
+
+/// How many ports of a block are mapped.
+#[map]
+static PORTS: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 
 /// The tables and the FIB, as one packet on one interface sees them.
 pub struct Maps {
