@@ -282,6 +282,10 @@ fn words(bytes: [u8; 16]) -> [u32; 4] {
 /// TC egress of the next interface lets it by without a look-up. Cleared there: nothing else ever sees it.
 pub const DONE_MARK: u16 = 0x6b76;
 
+/// The same, of a packet of which TC ingress has written the destination, and TC egress has to write the source too,
+/// though nothing else tells it so.
+pub const HALFWAY_MARK: u16 = 0x6b77;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,8 +66,6 @@ outcomes! {
     Options = 17, "options";
     /// To the kernel as it came: leaves by an interface that no if_list entry names.
     UnmanagedEgress = 18, "unmanaged_egress";
-    /// To the kernel as it came: from inside to outside, and its source has no EIP.
-    NoMapping = 19, "no_mapping";
     /// To the kernel as it came: the interface is not in the table (it is being set up or taken down).
     UnknownInterface = 20, "unknown_interface";
     /// XDP to TC as it came: a fragment.
@@ -84,6 +82,58 @@ outcomes! {
     Untranslated = 26, "untranslated";
     /// Dropped: the kernel had no memory to make the packet writable.
     NoMemory = 27, "no_memory";
+
+    /// Forwarded; its source was a host inside and is now the uplink's address, or one of the pool.
+    MasqueradeOut = 28, "masquerade_out";
+    /// Forwarded; the answer to such a packet, to the host inside.
+    MasqueradeIn = 29, "masquerade_in";
+    /// Forwarded; it came to a forwarded port and goes to the VM's.
+    ForwardIn = 30, "forward_in";
+    /// Forwarded; the VM's answer to such a packet.
+    ForwardOut = 31, "forward_out";
+    /// Forwarded from inside to inside by an outside address, or the answer to such a packet.
+    Hairpin = 32, "hairpin";
+    /// Destination translated by its session, then handed to the kernel to forward.
+    SessionInViaKernel = 33, "session_in_via_kernel";
+    /// Forwarded by the kernel, source translated by its session as it left.
+    SessionOutViaKernel = 34, "session_out_via_kernel";
+
+    /// XDP to TC as it came: the first packet of a session, or a fragment of one.
+    NewSession = 35, "new_session";
+    /// Dropped: all places hold sessions that nothing but silence ends (`options: sessions`).
+    TableFull = 36, "session_table_full";
+    /// Dropped: the host inside has as many sessions as it may (`options: sessions_per_host`).
+    HostLimit = 37, "host_session_limit";
+    /// Dropped: the host inside has begun as many sessions without an answer as it may (`options: half_open_per_host`).
+    HalfOpenLimit = 38, "host_half_open_limit";
+    /// Dropped: no port is left by which the answers could be told apart.
+    NoPort = 39, "no_port";
+    /// Dropped: from inside to outside, its source has no EIP, and it has nothing to tell a session by (cut short, an ICMP
+    /// message that neither asks nor answers, a RST that ends nothing). Its private address is not to be seen outside.
+    Untranslatable = 40, "untranslatable";
+    /// Dropped: a fragment whose datagram is not known, and that could not be kept for it.
+    FragmentUnknown = 41, "fragment_unknown";
+    /// Dropped: the kernel's advice to use another router, about a packet that is translated here.
+    RedirectSuppressed = 42, "redirect_suppressed";
+    /// Kept until its datagram's first fragment comes.
+    FragmentHeld = 43, "fragment_held";
+}
+
+impl Outcome {
+    /// Whether a packet that ends so is not to go on: as it is, it would get where it must not, or show what it must not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::TableFull
+                | Self::HostLimit
+                | Self::HalfOpenLimit
+                | Self::NoPort
+                | Self::Untranslatable
+                | Self::FragmentUnknown
+        )
+    }
 }
 
 /// Places in the counter map for each program; above every number, with room to grow within one ABI.

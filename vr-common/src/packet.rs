@@ -46,7 +46,8 @@ pub trait Packet {
     /// Writes four bytes in memory order.
     fn set_u32(&mut self, at: usize, value: u32) -> Option<()>;
 
-    /// Applies `delta`, a change of the pseudo-header, to the transport checksum at `at`.
+    /// Applies to the transport checksum at `at` a change of the pseudo-header, `addresses`, and one of the words that follow
+    /// it, `words`.
     ///
     /// A socket buffer overrides this: its checksum may be unfinished (CHECKSUM_PARTIAL: the field holds the
     /// sum of the pseudo-header, not complemented), and only the kernel's own helper knows.
@@ -54,9 +55,11 @@ pub trait Packet {
     fn update_transport_checksum(
         &mut self,
         at: usize,
-        delta: Delta,
+        addresses: Delta,
+        words: Delta,
         zero: ZeroChecksum,
     ) -> Option<()> {
+        let delta = addresses.and(words);
         let old = self.u16(at)?;
         match zero {
             ZeroChecksum::MeansNone if old == 0 => Some(()),
@@ -130,16 +133,16 @@ mod tests {
         let delta = Delta::default().word(0x0001, 0x0002);
         let mut none = [0u8, 0];
         none.as_mut_slice()
-            .update_transport_checksum(0, delta, ZeroChecksum::MeansNone);
+            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::MeansNone);
         assert_eq!(none, [0, 0]);
         // ~1 + ~x + (x+1) comes out as zero, which would mean "none".
         let mut one = 1u16.to_ne_bytes();
         one.as_mut_slice()
-            .update_transport_checksum(0, delta, ZeroChecksum::MeansNone);
+            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::MeansNone);
         assert_eq!(one, [0xff, 0xff]);
         let mut tcp = 1u16.to_ne_bytes();
         tcp.as_mut_slice()
-            .update_transport_checksum(0, delta, ZeroChecksum::IsASum);
+            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::IsASum);
         assert_eq!(tcp, [0, 0]);
     }
 }

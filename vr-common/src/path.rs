@@ -9,9 +9,16 @@
 use crate::{
     csum::Sum,
     layout::Interface,
-    nat::{self, Rewrite, Tables},
+    nat::{
+        self, Datagram, Plan, Rewrite, Tables,
+        error::{self, ErrorPlan},
+    },
     outcome::Outcome,
     packet::Packet,
+    session::{
+        Segment,
+        flow::{Ends, Flow},
+    },
     wire::{
         Addr, Be16,
         eth::{self, Mac},
@@ -65,6 +72,8 @@ pub enum Verdict {
     Redirect(u32, Outcome),
     /// Hand it to the kernel.
     Kernel(Outcome),
+    /// Hand it to the kernel, and have TC egress know that it is translated by half.
+    Halfway(Outcome),
     /// Drop it: it was to be changed and could not be.
     Drop(Outcome),
 }
@@ -110,27 +119,26 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(
     if ingress.has(Interface::UNFINISHED_CHECKSUMS) && checksum_may_be_unfinished(packet, &ip) {
         return Err(Outcome::UnfinishedChecksum);
     }
-    let rewrite = nat::destination(router, &ingress, &ip);
-    let hop = router.route(&RouteQuery::new(ifindex, &ip, &rewrite, ip.total_len))?;
+    let segment = segment(packet, &ip);
+    let plan = nat::destination(router, &ingress, &ip, segment.as_ref())?;
+    let hop = router.route(&RouteQuery::new(
+        ifindex,
+        &ip,
+        plan.ends.destination,
+        ip.total_len,
+    ))?;
     let egress = router
         .interface(hop.ifindex)
         .ok_or(Outcome::UnmanagedEgress)?;
     if !egress.has(Interface::TAKES_REDIRECT) {
         return Err(Outcome::NoRedirect);
     }
-    let mut nothing_quoted = rewrite;
-    let rewrite = nat::source(
-        router,
-        &ingress,
-        &egress,
-        &ip,
-        None,
-        rewrite,
-        &mut nothing_quoted,
-    )?;
-    rewrite.apply(packet, &ip, 1).ok_or(Outcome::Malformed)?;
+    let plan = nat::source(router, &ingress, &egress, &ip, segment.as_ref(), plan)?;
+    plan.rewrite(segment.as_ref())
+        .apply(packet, &ip, 1)
+        .ok_or(Outcome::Malformed)?;
     eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
-    Ok((hop, forwarded(&ip, &rewrite)))
+    Ok((hop, plan.outcome))
 }
 
 /// How a packet came to TC ingress.
@@ -159,55 +167,154 @@ pub fn tc_ingress<P: Packet + ?Sized, R: Router>(
         Err(outcome) => return Verdict::Kernel(outcome),
     };
     let quote = Quote::find(packet, &ip);
-    let rewrite = nat::destination(router, &ingress, &ip);
-    let mut quoted = match &quote {
-        Some(quote) => nat::quoted_before_route(&ip, &rewrite, quote),
-        None => rewrite,
+    let arrived = Arrived {
+        arrival: *arrival,
+        ingress,
+        ip,
     };
-    match finish(
-        packet,
-        router,
+    match &quote {
+        Some(quote) => error_ingress(packet, router, &arrived, quote),
+        None => data_ingress(packet, router, &arrived),
+    }
+}
+
+/// What is known of a packet that comes in.
+struct Arrived {
+    arrival: Arrival,
+    ingress: Interface,
+    ip: Ipv4,
+}
+
+/// Everything but ICMP errors. (In the kernel a subprogram: a program's stack frames are 512 bytes together.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn data_ingress<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    arrived: &Arrived,
+) -> Verdict {
+    let Arrived {
         arrival,
-        &ingress,
-        &ip,
-        quote.as_ref(),
-        rewrite,
-        &mut quoted,
-    ) {
-        Ok((hop, rewrite)) => {
-            if write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 1).is_none()
+        ingress,
+        ip,
+    } = arrived;
+    let segment = segment(packet, ip);
+    let segment = segment.as_ref();
+    let plan = match recall(router, ip) {
+        Some(plan) => plan,
+        None => match nat::destination(router, ingress, ip, segment) {
+            Ok(plan) => plan,
+            Err(outcome) => return refused(outcome),
+        },
+    };
+    let onward = next_hop(packet, router, arrival, ip, plan.ends.destination);
+    // By the kernel it may go whatever comes; but where it leaves by is known here already if it leaves at all.
+    let finished = onward.and_then(|(hop, egress)| {
+        let plan = nat::source(router, ingress, &egress, ip, segment, plan)?;
+        Ok((hop, plan))
+    });
+    match finished {
+        Ok((hop, plan)) => {
+            remember(router, ip, &plan);
+            if plan.rewrite(segment).apply(packet, ip, 1).is_none()
                 || eth::set_addresses(packet, hop.destination, hop.source).is_none()
             {
                 return Verdict::Drop(Outcome::NoMemory);
             }
-            Verdict::Redirect(hop.ifindex, forwarded(&ip, &rewrite))
+            Verdict::Redirect(hop.ifindex, plan.outcome)
         }
-        Err(_) if rewrite.changes(&ip) => {
-            match write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 0) {
-                Some(()) => Verdict::Kernel(Outcome::EipInViaKernel),
-                None => Verdict::Drop(Outcome::NoMemory),
+        Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
+        Err(outcome) => {
+            let half = plan.halfway(ip, segment);
+            let rewrite = half.rewrite(segment);
+            if !rewrite.changes(ip) {
+                return Verdict::Kernel(outcome);
+            }
+            remember(router, ip, &plan);
+            if rewrite.apply(packet, ip, 0).is_none() {
+                return Verdict::Drop(Outcome::NoMemory);
+            }
+            if plan.changes_source(ip, segment) {
+                remember_halfway(router, ip, &plan);
+                Verdict::Halfway(Outcome::SessionInViaKernel)
+            } else if plan.by_session {
+                Verdict::Kernel(Outcome::SessionInViaKernel)
+            } else {
+                Verdict::Kernel(Outcome::EipInViaKernel)
             }
         }
-        Err(outcome) => Verdict::Kernel(outcome),
     }
 }
 
-/// All that has to be true for a packet to leave without the kernel's stack.
+/// An ICMP error, with the packet that it quotes.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn error_ingress<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    arrived: &Arrived,
+    quote: &Quote,
+) -> Verdict {
+    let Arrived {
+        arrival,
+        ingress,
+        ip,
+    } = arrived;
+    let flow = quote.flow(packet);
+    let flow = flow.as_ref();
+    let so_far = error::destination(router, ingress, ip, quote, flow);
+    let onward = next_hop(packet, router, arrival, ip, so_far.plan.ends.destination);
+    let finished = onward.and_then(|(hop, egress)| {
+        let plan = error::source(router, ingress, &egress, ip, quote, flow, so_far)?;
+        Ok((hop, plan))
+    });
+    match finished {
+        Ok((hop, ErrorPlan { plan, quoted })) => {
+            if write(packet, ip, &plan.rewrite(None), quote, &quoted, 1).is_none()
+                || eth::set_addresses(packet, hop.destination, hop.source).is_none()
+            {
+                return Verdict::Drop(Outcome::NoMemory);
+            }
+            Verdict::Redirect(hop.ifindex, plan.outcome)
+        }
+        Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
+        Err(outcome) => {
+            let ErrorPlan { plan, quoted } = so_far;
+            let rewrite = plan.halfway(ip, None).rewrite(None);
+            if !rewrite.changes(ip) {
+                return Verdict::Kernel(outcome);
+            }
+            if write(packet, ip, &rewrite, quote, &quoted, 0).is_none() {
+                return Verdict::Drop(Outcome::NoMemory);
+            }
+            if plan.changes_source(ip, None) {
+                Verdict::Halfway(Outcome::SessionInViaKernel)
+            } else if plan.by_session {
+                Verdict::Kernel(Outcome::SessionInViaKernel)
+            } else {
+                Verdict::Kernel(Outcome::EipInViaKernel)
+            }
+        }
+    }
+}
+
+/// What becomes of a packet that nothing can be done with.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the state of one function, inlined into its only caller"
-)]
-fn finish<P: Packet + ?Sized, R: Router>(
+fn refused(outcome: Outcome) -> Verdict {
+    if outcome.is_refusal() {
+        Verdict::Drop(outcome)
+    } else {
+        Verdict::Kernel(outcome)
+    }
+}
+
+/// Where a packet goes that may leave without the kernel's stack.
+#[inline(always)]
+fn next_hop<P: Packet + ?Sized, R: Router>(
     packet: &P,
     router: &R,
     arrival: &Arrival,
-    ingress: &Interface,
     ip: &Ipv4,
-    quote: Option<&Quote>,
-    rewrite: Rewrite,
-    quoted: &mut Rewrite,
-) -> Result<(NextHop, Rewrite), Outcome> {
+    destination: Addr,
+) -> Result<(NextHop, Interface), Outcome> {
     if ip.has_options() {
         return Err(Outcome::Options);
     }
@@ -218,12 +325,40 @@ fn finish<P: Packet + ?Sized, R: Router>(
         return Err(Outcome::Vlan);
     }
     let len = segment_len(packet, ip, arrival.gso_size).ok_or(Outcome::TooBig)?;
-    let hop = router.route(&RouteQuery::new(arrival.ifindex, ip, &rewrite, len))?;
+    let hop = router.route(&RouteQuery::new(arrival.ifindex, ip, destination, len))?;
     let egress = router
         .interface(hop.ifindex)
         .ok_or(Outcome::UnmanagedEgress)?;
-    let rewrite = nat::source(router, ingress, &egress, ip, quote, rewrite, quoted)?;
-    Ok((hop, rewrite))
+    Ok((hop, egress))
+}
+
+/// How the first fragment of a later one's datagram went.
+#[inline(always)]
+fn recall<T: Tables + ?Sized>(tables: &T, ip: &Ipv4) -> Option<Plan> {
+    if ip.fragment.offset() == 0 {
+        return None;
+    }
+    let datagram = Datagram::of(ip, ip.source, ip.destination);
+    Some(Plan::as_remembered(ip, tables.recall(&datagram)?))
+}
+
+/// Has the later fragments of a first one's datagram go the same way.
+#[inline(always)]
+fn remember<T: Tables + ?Sized>(tables: &T, ip: &Ipv4, plan: &Plan) {
+    if plan.by_session && ip.fragment.is_first() {
+        tables.remember(&Datagram::of(ip, ip.source, ip.destination), &plan.ends);
+    }
+}
+
+/// The same for TC egress, which sees the datagram with its new destination.
+#[inline(always)]
+fn remember_halfway<T: Tables + ?Sized>(tables: &T, ip: &Ipv4, plan: &Plan) {
+    if ip.fragment.is_first() {
+        tables.remember(
+            &Datagram::of(ip, ip.source, plan.ends.destination),
+            &plan.ends,
+        );
+    }
 }
 
 /// How a packet comes to TC egress.
@@ -233,6 +368,8 @@ pub struct Departure {
     pub ifindex: u32,
     /// Index of the interface that it came by; 0 for the router's own packets.
     pub ingress: u32,
+    /// TC ingress has written the destination ([`Verdict::Halfway`]).
+    pub halfway: bool,
 }
 
 /// TC egress, for packets that the kernel sends or forwards (not those that TC ingress redirected).
@@ -245,7 +382,8 @@ pub fn tc_egress<P: Packet + ?Sized, T: Tables>(
     let Some(egress) = tables.interface(departure.ifindex) else {
         return Verdict::Kernel(Outcome::UnknownInterface);
     };
-    if !egress.has(Interface::UPLINK) {
+    let is_own = departure.ingress == 0;
+    if !egress.has(Interface::UPLINK) && !is_own && !departure.halfway {
         return Verdict::Kernel(Outcome::Untranslated);
     }
     let ip = match parse(packet) {
@@ -253,51 +391,173 @@ pub fn tc_egress<P: Packet + ?Sized, T: Tables>(
         Err(outcome) => return Verdict::Kernel(outcome),
     };
     let quote = Quote::find(packet, &ip);
-    let mut rewrite = Rewrite::none(&ip);
-    let mut quoted = quote
-        .as_ref()
-        .map_or(rewrite, |quote| Rewrite::none(&quote.ip));
-    let outcome = if departure.ingress == 0 {
-        let Some(own) = quote
-            .as_ref()
-            .and_then(|quote| nat::own_error(tables, &egress, quote))
-        else {
-            return Verdict::Kernel(Outcome::Untranslated);
+    if is_own {
+        return match &quote {
+            Some(quote) => own_error(packet, tables, &egress, &ip, quote),
+            None => Verdict::Kernel(Outcome::Untranslated),
         };
-        quoted = own;
-        Outcome::OwnErrorQuote
-    } else {
-        let Some(ingress) = tables.interface(departure.ingress) else {
-            return Verdict::Kernel(Outcome::Untranslated);
-        };
-        match nat::source(
-            tables,
-            &ingress,
-            &egress,
-            &ip,
-            quote.as_ref(),
-            rewrite,
-            &mut quoted,
-        ) {
-            Ok(translated) if translated.changes(&ip) => rewrite = translated,
-            Ok(_) => return Verdict::Kernel(Outcome::Untranslated),
-            Err(outcome) => return Verdict::Kernel(outcome),
+    }
+    let Some(ingress) = tables.interface(departure.ingress) else {
+        return Verdict::Kernel(Outcome::Untranslated);
+    };
+    let leaving = Leaving {
+        halfway: departure.halfway,
+        ingress,
+        egress,
+        ip,
+    };
+    match &quote {
+        Some(quote) => error_egress(packet, tables, &leaving, quote),
+        None => data_egress(packet, tables, &leaving),
+    }
+}
+
+/// What is known of a packet that the kernel forwards.
+struct Leaving {
+    halfway: bool,
+    ingress: Interface,
+    egress: Interface,
+    ip: Ipv4,
+}
+
+/// Everything but ICMP errors.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn data_egress<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    leaving: &Leaving,
+) -> Verdict {
+    let Leaving {
+        halfway,
+        ingress,
+        egress,
+        ip,
+    } = leaving;
+    let segment = segment(packet, ip);
+    let segment = segment.as_ref();
+    let plan = match (recall(tables, ip), segment) {
+        (Some(plan), _) => plan,
+        (None, Some(segment)) if *halfway => {
+            match tables.peek(&segment.flow.halfway()) {
+                Some(found) => Plan {
+                    settled: true,
+                    by_session: true,
+                    ..Plan::new(found.ends)
+                },
+                // Its session has ended between ingress and here.
+                None => return Verdict::Drop(Outcome::Untranslatable),
+            }
         }
+        (None, None) if *halfway => return Verdict::Drop(Outcome::FragmentUnknown),
+        (None, _) => {
+            let ends = segment.map_or(
+                Ends {
+                    source: ip.source,
+                    destination: ip.destination,
+                    ..Ends::default()
+                },
+                |segment| segment.flow.ends,
+            );
+            match nat::source(tables, ingress, egress, ip, segment, Plan::new(ends)) {
+                Ok(plan) => plan,
+                Err(outcome) => return refused(outcome),
+            }
+        }
+    };
+    remember(tables, ip, &plan);
+    let rewrite = plan.rewrite(segment);
+    if !rewrite.changes(ip) {
+        return Verdict::Kernel(Outcome::Untranslated);
+    }
+    let outcome = if plan.by_session && plan.outcome != Outcome::EipOut {
+        Outcome::SessionOutViaKernel
+    } else {
         Outcome::EipOutViaKernel
     };
-    match write(packet, &ip, &rewrite, quote.as_ref(), &quoted, 0) {
+    match rewrite.apply(packet, ip, 0) {
         Some(()) => Verdict::Kernel(outcome),
+        None => Verdict::Drop(Outcome::NoMemory),
+    }
+}
+
+/// An ICMP error that the kernel forwards.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn error_egress<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    leaving: &Leaving,
+    quote: &Quote,
+) -> Verdict {
+    let Leaving {
+        halfway,
+        ingress,
+        egress,
+        ip,
+    } = leaving;
+    let flow = quote.flow(packet);
+    let flow = flow.as_ref();
+    let unchanged = Rewrite::none(&quote.ip);
+    let (rewrite, quoted, outcome) = if *halfway {
+        match error::source_halfway(tables, ip, flow) {
+            Some(rewrite) => (rewrite, unchanged, Outcome::SessionOutViaKernel),
+            None => return Verdict::Drop(Outcome::Untranslatable),
+        }
+    } else {
+        let plan = Plan::new(Ends {
+            source: ip.source,
+            destination: ip.destination,
+            ..Ends::default()
+        });
+        let so_far = ErrorPlan {
+            plan,
+            quoted: unchanged,
+        };
+        match error::source(tables, ingress, egress, ip, quote, flow, so_far) {
+            Ok(ErrorPlan { plan, quoted }) => {
+                (plan.rewrite(None), quoted, Outcome::EipOutViaKernel)
+            }
+            Err(outcome) => return refused(outcome),
+        }
+    };
+    if !rewrite.changes(ip) && !quoted.changes(&quote.ip) {
+        return Verdict::Kernel(Outcome::Untranslated);
+    }
+    match write(packet, ip, &rewrite, quote, &quoted, 0) {
+        Some(()) => Verdict::Kernel(outcome),
+        None => Verdict::Drop(Outcome::NoMemory),
+    }
+}
+
+/// An ICMP error of the router's own.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn own_error<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    egress: &Interface,
+    ip: &Ipv4,
+    quote: &Quote,
+) -> Verdict {
+    let flow = quote.flow(packet);
+    let Some(quoted) = error::own(tables, egress, quote, flow.as_ref()) else {
+        return Verdict::Kernel(Outcome::Untranslated);
+    };
+    if !egress.has(Interface::UPLINK) && quote.is_redirect(packet) {
+        // "Send to that VM yourself": but the packet was for one of the router's addresses.
+        return Verdict::Drop(Outcome::RedirectSuppressed);
+    }
+    match write(packet, ip, &Rewrite::none(ip), quote, &quoted, 0) {
+        Some(()) => Verdict::Kernel(Outcome::OwnErrorQuote),
         None => Verdict::Drop(Outcome::NoMemory),
     }
 }
 
 impl RouteQuery {
     #[inline(always)]
-    fn new(ingress: u32, ip: &Ipv4, rewrite: &Rewrite, len: usize) -> Self {
+    fn new(ingress: u32, ip: &Ipv4, destination: Addr, len: usize) -> Self {
         Self {
             ingress,
             source: ip.source,
-            destination: rewrite.destination,
+            destination,
             tos: ip.tos,
             protocol: ip.protocol,
             len: len as u16,
@@ -333,20 +593,40 @@ fn parse<P: Packet + ?Sized>(packet: &mut P) -> Result<Ipv4, Outcome> {
     Ipv4::parse(packet, IP_AT)
 }
 
-/// Writes packet and quote. The quote first: its message's checksum lies in the packet, not in its header.
+/// Writes an ICMP error and its quote. The quote first: its message's checksum lies in the packet, not in its header.
 #[inline(always)]
 fn write<P: Packet + ?Sized>(
     packet: &mut P,
     ip: &Ipv4,
     rewrite: &Rewrite,
-    quote: Option<&Quote>,
+    quote: &Quote,
     quoted: &Rewrite,
     hops: u8,
 ) -> Option<()> {
-    if let Some(quote) = quote {
-        quoted.apply_to_quote(packet, quote)?;
-    }
+    quoted.apply_to_quote(packet, quote)?;
     rewrite.apply(packet, ip, hops)
+}
+
+/// What a session knows a packet by; `None` for later fragments, and for what is cut short.
+#[inline(always)]
+fn segment<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> Option<Segment> {
+    /// The shortest header of a packet in one piece: one that is shorter tells nothing.
+    const TCP_HEADER: usize = 20;
+    const TCP_FLAGS: usize = 13;
+
+    if ip.fragment.offset() != 0 {
+        return None;
+    }
+    let flow = Flow::read(packet, ip, ip.end())?;
+    let mut tcp_flags = 0;
+    if ip.protocol == TCP {
+        if ip.payload_at() + TCP_HEADER <= ip.end() {
+            tcp_flags = packet.u8(ip.payload_at() + TCP_FLAGS)?;
+        } else if !ip.fragment.is_fragment() {
+            return None;
+        }
+    }
+    Some(Segment { flow, tcp_flags })
 }
 
 /// Length of the IP packets on the wire: what has to fit the MTU. `None` if that cannot be told.
@@ -377,15 +657,4 @@ fn checksum_may_be_unfinished<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> bool
         .word(Be16::new(u16::from(ip.protocol)).wire())
         .word(Be16::new((ip.total_len - ip.header_len) as u16).wire());
     packet.u16(at) == Some(pseudo.folded())
-}
-
-#[inline(always)]
-fn forwarded(ip: &Ipv4, rewrite: &Rewrite) -> Outcome {
-    if rewrite.destination != ip.destination {
-        Outcome::EipIn
-    } else if rewrite.source != ip.source {
-        Outcome::EipOut
-    } else {
-        Outcome::Routed
-    }
 }

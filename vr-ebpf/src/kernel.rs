@@ -1,6 +1,6 @@
 //! All that touches the kernel's memory: packets, map values, helpers. No other file of this crate is unsafe.
 
-use core::{arch::asm, ffi::c_void, mem};
+use core::{arch::asm, ffi::c_void, intrinsics::AtomicOrdering, mem};
 
 use aya_ebpf::{
     EbpfContext,
@@ -10,10 +10,11 @@ use aya_ebpf::{
 };
 use vr_common::{
     csum::Delta,
-    layout::{Counter, DONE_MARK},
+    layout::{Counter, DONE_MARK, HALFWAY_MARK},
     outcome::Outcome,
     packet::{Packet, ZeroChecksum},
     path::{NextHop, RouteQuery},
+    session::record::{Direction, Host, Mapping, Session, Ticks},
     wire::eth::{self, Mac},
 };
 
@@ -212,21 +213,39 @@ impl<'a> Skb<'a> {
     }
     /// Leaves word for TC egress of the next interface.
     #[inline(always)]
-    pub fn set_done_mark(&mut self) {
+    pub fn set_mark(&mut self, mark: u16) {
         // SAFETY: as above; TC programs may write this field.
-        unsafe { (*self.raw()).tc_index = u32::from(DONE_MARK) }
+        unsafe { (*self.raw()).tc_index = u32::from(mark) }
     }
-    /// Whether TC ingress has left word; wipes it.
+    /// The word that TC ingress has left; wipes it.
     #[inline(always)]
-    pub fn take_done_mark(&mut self) -> bool {
+    pub fn take_mark(&mut self) -> u16 {
         // SAFETY: as above.
         unsafe {
-            let done = (*self.raw()).tc_index == u32::from(DONE_MARK);
-            if done {
+            let mark = (*self.raw()).tc_index as u16;
+            if mark == DONE_MARK || mark == HALFWAY_MARK {
                 (*self.raw()).tc_index = 0;
             }
-            done
+            mark
         }
+    }
+}
+
+impl Skb<'_> {
+    #[inline(always)]
+    fn replace_checksum(&mut self, at: usize, delta: Delta, flags: u64) -> Option<()> {
+        // Size 0 in the flags: `to` is a difference.
+        // SAFETY: a valid context; the helper checks the offset.
+        let rc = unsafe {
+            helpers::generated::bpf_l4_csum_replace(
+                self.raw(),
+                at as u32,
+                0,
+                u64::from(delta.wsum()),
+                flags,
+            )
+        };
+        (rc == 0).then_some(())
     }
 }
 
@@ -251,25 +270,20 @@ impl Packet for Skb<'_> {
     fn update_transport_checksum(
         &mut self,
         at: usize,
-        delta: Delta,
+        addresses: Delta,
+        words: Delta,
         zero: ZeroChecksum,
     ) -> Option<()> {
-        let mut flags = u64::from(BPF_F_PSEUDO_HDR);
-        if zero == ZeroChecksum::MeansNone {
-            flags |= u64::from(BPF_F_MARK_MANGLED_0);
-        }
-        // Size 0 in the flags: `to` is a difference.
-        // SAFETY: a valid context; the helper checks the offset.
-        let rc = unsafe {
-            helpers::generated::bpf_l4_csum_replace(
-                self.raw(),
-                at as u32,
-                0,
-                u64::from(delta.wsum()),
-                flags,
-            )
+        let flags = match zero {
+            ZeroChecksum::MeansNone => u64::from(BPF_F_MARK_MANGLED_0),
+            ZeroChecksum::IsASum => 0,
         };
-        (rc == 0).then_some(())
+        // An unfinished checksum is of the pseudo-header alone: the helper has to know which change is which.
+        self.replace_checksum(at, addresses, flags | u64::from(BPF_F_PSEUDO_HDR))?;
+        if words == Delta::default() {
+            return Some(());
+        }
+        self.replace_checksum(at, words, flags)
     }
 
     direct_access!();
@@ -289,6 +303,113 @@ pub fn copy<T: Copy>(value: *const T, is_it: impl FnOnce(&T) -> bool) -> Option<
     // program run ends. Another CPU may write it meanwhile, which `is_it` finds out: hence volatile.
     let value = unsafe { value.read_volatile() };
     is_it(&value).then_some(value)
+}
+
+/// The session in a slot, if it is the one with this serial. Whoever gives the slot to another session takes the serial away
+/// before anything else, and writes the new one after everything else.
+#[inline(always)]
+pub fn copy_session(slot: *const Session, serial: u32) -> Option<Session> {
+    // SAFETY: an element of an array, which stays; others may write it meanwhile, hence volatile and twice.
+    unsafe {
+        if (&raw const (*slot).serial).read_volatile() != serial {
+            return None;
+        }
+        let session = slot.read_volatile();
+        ((&raw const (*slot).serial).read_volatile() == serial).then_some(session)
+    }
+}
+
+/// Writes a slot that nobody else writes.
+#[inline(always)]
+pub fn fill_session(slot: *mut Session, session: &Session) {
+    // SAFETY: as for `copy_session`.
+    unsafe {
+        (&raw mut (*slot).serial).write_volatile(0);
+        slot.write_volatile(Session {
+            serial: 0,
+            ..*session
+        });
+        (&raw mut (*slot).serial).write_volatile(session.serial);
+    }
+}
+
+/// Takes a slot's serial away.
+#[inline(always)]
+pub fn clear_session(slot: *mut Session) {
+    // SAFETY: as for `copy_session`.
+    unsafe { (&raw mut (*slot).serial).write_volatile(0) }
+}
+
+/// Writes when a session was seen. Should the slot have gone to another one, that was seen just now too.
+#[inline(always)]
+pub fn see_session(slot: *mut Session, now: Ticks) {
+    // SAFETY: as for `copy_session`.
+    unsafe { (&raw mut (*slot).last_seen).write_volatile(now) }
+}
+
+/// Writes what a direction has shown.
+#[inline(always)]
+pub fn show_session(slot: *mut Session, direction: Direction, shown: u8) {
+    // SAFETY: as for `copy_session`.
+    unsafe {
+        match direction {
+            Direction::Forth => (&raw mut (*slot).shown[0]).write_volatile(shown),
+            Direction::Back => (&raw mut (*slot).shown[1]).write_volatile(shown),
+        }
+    }
+}
+
+/// Adds, whatever other CPUs do. (The result would take an instruction that 5.10 does not have.)
+#[inline(always)]
+pub fn add(number: *mut i32, by: i32) {
+    // SAFETY: the pointer is into a map's value, aligned to four bytes.
+    unsafe {
+        core::intrinsics::atomic_xadd::<i32, i32, { AtomicOrdering::Relaxed }>(number, by);
+    }
+}
+
+/// Adds to the sessions that hold a mapping.
+#[inline(always)]
+pub fn hold_mapping(mapping: *mut Mapping, by: i32) {
+    // SAFETY: the address of a field of a map's value.
+    add(unsafe { &raw mut (*mapping).sessions }, by);
+}
+
+/// Lets a mapping last longer.
+#[inline(always)]
+pub fn extend_mapping(mapping: *mut Mapping, expires: Ticks) {
+    // SAFETY: as for `copy_session`. Two CPUs may both find it too short; their moments are within a tick of each other.
+    unsafe {
+        let place = &raw mut (*mapping).expires;
+        if expires.wrapping_sub(place.read_volatile()) as i32 > 0 {
+            place.write_volatile(expires);
+        }
+    }
+}
+
+/// Adds to what a host holds.
+#[inline(always)]
+pub fn count_host(host: *mut Host, by: Host) {
+    // SAFETY: addresses of fields of a map's value.
+    unsafe {
+        add(&raw mut (*host).all, by.all);
+        add(&raw mut (*host).counted, by.counted);
+        add(&raw mut (*host).half_open, by.half_open);
+    }
+}
+
+/// The kernel's monotonic clock.
+#[inline(always)]
+pub fn nanoseconds() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { helpers::generated::bpf_ktime_get_ns() }
+}
+
+/// Any number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { helpers::generated::bpf_get_prandom_u32() }
 }
 
 /// One more packet of `bytes` bytes.

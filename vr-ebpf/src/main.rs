@@ -21,6 +21,7 @@ use aya_ebpf::{
 use kernel::{Frame, Skb};
 use maps::Maps;
 use vr_common::{
+    layout::{DONE_MARK, HALFWAY_MARK},
     outcome::{Hook, Outcome},
     packet::Packet,
     path::{self, Arrival, Departure, Verdict},
@@ -82,7 +83,8 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 pub fn tc_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.len();
-    let verdict = if skb.take_done_mark() {
+    let mark = skb.take_mark();
+    let verdict = if mark == DONE_MARK {
         Verdict::Kernel(Outcome::AlreadyDone)
     } else if skb.is_of_a_vlan() {
         Verdict::Kernel(Outcome::Vlan)
@@ -93,6 +95,7 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
         let departure = Departure {
             ifindex: maps.ifindex,
             ingress: skb.ingress_ifindex(),
+            halfway: mark == HALFWAY_MARK,
         };
         path::tc_egress(&mut skb, &maps, &departure)
     };
@@ -110,8 +113,12 @@ fn carry_out(
     let (action, outcome) = match verdict {
         // UNSPEC: other programs of the operator's, if there are any, see the packet next.
         Verdict::Kernel(outcome) => (TC_ACT_UNSPEC, outcome),
+        Verdict::Halfway(outcome) => {
+            skb.set_mark(HALFWAY_MARK);
+            (TC_ACT_UNSPEC, outcome)
+        }
         Verdict::Redirect(ifindex, outcome) => {
-            skb.set_done_mark();
+            skb.set_mark(DONE_MARK);
             (kernel::redirect(ifindex) as i32, outcome)
         }
         Verdict::Drop(outcome) => (TC_ACT_SHOT, outcome),

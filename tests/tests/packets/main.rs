@@ -4,7 +4,6 @@
 //! The core has its own tests of the same table; what is proven here is that the programs do the very same.
 
 mod bench;
-mod budget;
 mod differential;
 #[path = "../../../vr-common/tests/translations/support/mod.rs"]
 #[allow(dead_code, reason = "the tests of the core use the rest")]

@@ -2,9 +2,18 @@
 
 use super::Rewrite;
 use crate::{
-    layout::{AddressEntry, Interface},
+    layout::{AddressEntry, ForwardEntry, ForwardKey, Interface},
     outcome::Outcome,
-    wire::{Addr, icmp::Quote, ipv4::Ipv4},
+    session::{
+        Found, Opening, Segment,
+        flow::{Ends, Flow},
+        record::{Direction, Sort},
+    },
+    wire::{
+        Addr, Be16,
+        ipv4::Ipv4,
+        transport::{TCP, UDP},
+    },
 };
 
 /// What the decision looks up: BPF maps in the kernel, anything in a test.
@@ -13,93 +22,412 @@ pub trait Tables {
     fn address(&self, address: Addr) -> Option<AddressEntry>;
     /// One of the router's own interfaces by the kernel's index.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// Where a forwarded port goes.
+    fn forward(&self, key: &ForwardKey) -> Option<ForwardEntry>;
+    /// Whether a host inside has sessions; if not, none has to be looked for.
+    fn has_sessions(&self, host: Addr) -> bool;
+    /// What the session of a packet says; the session takes note of it.
+    fn session(&self, segment: &Segment) -> Option<Found>;
+    /// What the session of a flow says, of which no packet has come.
+    fn peek(&self, flow: &Flow) -> Option<Found>;
+    /// How the packets of a flow arrive that is half translated.
+    fn before(&self, halfway: &Flow) -> Option<Ends>;
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn open(&self, opening: &Opening) -> Result<Found, Outcome>;
+    /// The host inside that has an outside port.
+    fn mapped(&self, protocol: u8, address: Addr, port: Be16) -> Option<(Addr, Be16)>;
+    /// Whether anybody may use a mapping (endpoint-independent filtering).
+    fn admits_anybody(&self) -> bool;
+    /// The ends that the fragments of a datagram leave with, if its first one has been here.
+    fn recall(&self, datagram: &Datagram) -> Option<Ends>;
+    /// Remembers that for the fragments to come.
+    fn remember(&self, datagram: &Datagram, ends: &Ends);
 }
 
-/// The VM that owns an EIP, or the EIP that a VM goes out by; `None` where the address is neither.
-#[inline(always)]
-fn vm_of<T: Tables + ?Sized>(tables: &T, eip: Addr) -> Option<Addr> {
-    tables
-        .address(eip)
-        .map(|entry| entry.vm)
-        .filter(|vm| !vm.is_none())
+/// What tells the fragments of one datagram from others' (RFC 791 §3.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    /// Source address, as it arrives.
+    pub source: Addr,
+    /// Destination address, as it arrives.
+    pub destination: Addr,
+    /// Identification.
+    pub id: Be16,
+    /// Protocol (IANA).
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
 }
 
+const _: () = assert!(size_of::<Datagram>() == 12);
+
+impl Datagram {
+    /// The datagram of a fragment that bears these addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(ip: &Ipv4, source: Addr, destination: Addr) -> Self {
+        Self {
+            source,
+            destination,
+            id: ip.id,
+            protocol: ip.protocol,
+            reserved: 0,
+        }
+    }
+}
+
+/// What has been decided about a packet so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The ends that it leaves with.
+    pub ends: Ends,
+    /// Whether nothing is left to decide: the source is in `ends` too.
+    pub settled: bool,
+    /// Whether a session decided, so that the datagram's other fragments need to be told.
+    pub by_session: bool,
+    /// How it is counted if it is forwarded.
+    pub outcome: Outcome,
+}
+
+impl Plan {
+    /// Nothing changes, so far.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ends: Ends) -> Self {
+        Self {
+            ends,
+            settled: false,
+            by_session: false,
+            outcome: Outcome::Routed,
+        }
+    }
+
+    /// As a session says.
+    #[inline(always)]
+    fn by(found: &Found) -> Self {
+        Self {
+            ends: found.ends,
+            settled: true,
+            by_session: true,
+            outcome: outcome(found),
+        }
+    }
+
+    /// As the first fragment went.
+    #[inline(always)]
+    #[must_use]
+    pub fn as_remembered(ip: &Ipv4, ends: Ends) -> Self {
+        Self {
+            ends,
+            settled: true,
+            by_session: true,
+            outcome: match (ends.source != ip.source, ends.destination != ip.destination) {
+                (true, true) => Outcome::Hairpin,
+                (true, false) => Outcome::MasqueradeOut,
+                (false, true) => Outcome::ForwardIn,
+                (false, false) => Outcome::Routed,
+            },
+        }
+    }
+}
+
+const fn outcome(found: &Found) -> Outcome {
+    match (found.sort, found.direction) {
+        (Sort::Masquerade, Direction::Forth) | (Sort::Inbound, Direction::Back) => {
+            Outcome::MasqueradeOut
+        }
+        (Sort::Masquerade, Direction::Back) | (Sort::Inbound, Direction::Forth) => {
+            Outcome::MasqueradeIn
+        }
+        (Sort::Forward, Direction::Forth) => Outcome::ForwardIn,
+        (Sort::Forward, Direction::Back) => Outcome::ForwardOut,
+        (Sort::SecondEip, Direction::Forth) => Outcome::EipIn,
+        (Sort::SecondEip, Direction::Back) => Outcome::EipOut,
+        (Sort::Plain, _) => Outcome::Routed,
+        (Sort::Hairpin | Sort::HairpinForward | Sort::HairpinInbound, _) => Outcome::Hairpin,
+    }
+}
+
+/// The EIP that a VM goes out by.
 #[inline(always)]
-fn eip_of<T: Tables + ?Sized>(tables: &T, vm: Addr) -> Option<Addr> {
+pub fn eip_of<T: Tables + ?Sized>(tables: &T, vm: Addr) -> Option<Addr> {
     tables
         .address(vm)
         .map(|entry| entry.eip)
         .filter(|eip| !eip.is_none())
 }
 
-/// The first half, before routing: where is this packet really going? (Rule 1.)
-#[inline(always)]
-pub fn destination<T: Tables + ?Sized>(tables: &T, ingress: &Interface, ip: &Ipv4) -> Rewrite {
-    let mut rewrite = Rewrite::none(ip);
-    if ingress.has(Interface::UPLINK)
-        && let Some(vm) = vm_of(tables, ip.destination)
-    {
-        rewrite.destination = vm;
-    }
-    rewrite
-}
-
-/// What the first half does to the packet that an ICMP error quotes: an error that comes to an EIP quotes what its
-/// VM sent *by that EIP*. A quote from anybody else is none of the VM's and stays (RFC 5508 REQ-4).
-#[inline(always)]
-pub fn quoted_before_route(ip: &Ipv4, rewrite: &Rewrite, quote: &Quote) -> Rewrite {
-    let mut quoted = Rewrite::none(&quote.ip);
-    if rewrite.destination != ip.destination && quote.ip.source == ip.destination {
-        quoted.source = rewrite.destination;
-    }
-    quoted
-}
-
-/// The second half, after routing: by whose address does this packet leave? (Rules 2 and 4.)
+/// The first half, before routing: where is this packet really going? (Rules 1, 5, 6, 7 and the answers to 3, 5, 7.)
 ///
-/// `rewrite` is what the first half said; the source is added to it. The quote, if there is one, was sent to
-/// the sender of this error or to a host behind it: its destination gets the VM's EIP again (rule 8), and an
-/// error from a host without an EIP leaves by the router's own address, for it has no other (RFC 5508 REQ-5c).
+/// The order: a 1:1 mapping beats sessions, so that one that was just added is not overridden by what was there before;
+/// a live session beats the forward's rule, so that changing rules does not cut flows that do not concern them.
+///
+/// `segment` is `None` for what has no ports to read: fragments after the first, packets that are cut short, odd ICMP.
 ///
 /// # Errors
-/// [`Outcome::NoMapping`] if the packet leaves inside for outside and its source has no EIP.
+/// Why the packet can go nowhere.
+#[inline(always)]
+pub fn destination<T: Tables + ?Sized>(
+    tables: &T,
+    ingress: &Interface,
+    ip: &Ipv4,
+    segment: Option<&Segment>,
+) -> Result<Plan, Outcome> {
+    let mut plan = Plan::new(ends_of(ip, segment));
+    let Some(entry) = tables.address(ip.destination) else {
+        return Ok(plan);
+    };
+    let from_outside = ingress.has(Interface::UPLINK);
+    let is_eip = !entry.vm.is_none();
+    if !is_eip && entry.flags == 0 {
+        // A VM's own, private address.
+        return Ok(plan);
+    }
+    let stateless = Plan {
+        ends: Ends {
+            destination: entry.vm,
+            ..plan.ends
+        },
+        settled: true,
+        by_session: false,
+        outcome: Outcome::EipIn,
+    };
+    if from_outside && is_eip && !entry.has(AddressEntry::SECOND) {
+        return Ok(stateless);
+    }
+    let Some(segment) = segment else {
+        if from_outside && is_eip {
+            return Ok(stateless);
+        }
+        return if ip.fragment.offset() != 0 {
+            Err(Outcome::FragmentUnknown)
+        } else {
+            Ok(plan)
+        };
+    };
+    if let Some(found) = tables.session(segment)
+        && (!is_eip || found.ends.destination == entry.vm)
+    {
+        return Ok(Plan::by(&found));
+    }
+    let opened = if is_eip {
+        let sort = if from_outside {
+            Sort::SecondEip
+        } else {
+            Sort::Hairpin
+        };
+        tables.open(&Opening {
+            segment: *segment,
+            sort,
+            destination: entry.vm,
+            destination_port: segment.flow.ends.destination_port,
+        })
+    } else {
+        match opening(tables, &entry, from_outside, segment) {
+            Some(opening) => tables.open(&opening),
+            // Nothing is mapped there: it is for the router itself (rule 9).
+            None => return Ok(plan),
+        }
+    };
+    match opened {
+        Ok(found) => plan = Plan::by(&found),
+        // Without its session the answer leaves by the VM's first EIP; that is better than no way in.
+        Err(outcome) if !from_outside || !is_eip || outcome == Outcome::NewSession => {
+            return Err(outcome);
+        }
+        Err(_) => plan = stateless,
+    }
+    Ok(plan)
+}
+
+/// The session that a packet to one of the router's own addresses begins, if something is behind its port.
+#[inline(always)]
+fn opening<T: Tables + ?Sized>(
+    tables: &T,
+    entry: &AddressEntry,
+    from_outside: bool,
+    segment: &Segment,
+) -> Option<Opening> {
+    let flow = &segment.flow;
+    let Ends {
+        destination,
+        destination_port,
+        ..
+    } = flow.ends;
+    if entry.has(AddressEntry::FORWARDS)
+        && matches!(flow.protocol, TCP | UDP)
+        && let Some(forward) = tables.forward(&ForwardKey {
+            eip: destination,
+            protocol: Be16::new(u16::from(flow.protocol)),
+            port: destination_port,
+        })
+    {
+        return Some(Opening {
+            segment: *segment,
+            sort: if from_outside {
+                Sort::Forward
+            } else {
+                Sort::HairpinForward
+            },
+            destination: forward.vm,
+            destination_port: forward.vm_port(destination_port),
+        });
+    }
+    // To a mapping's port: from inside always (RFC 4787 REQ-9), from outside only where anybody may.
+    if entry.has(AddressEntry::MASQUERADE)
+        && matches!(flow.protocol, TCP | UDP)
+        && (!from_outside || tables.admits_anybody())
+        && let Some((host, port)) = tables.mapped(flow.protocol, destination, destination_port)
+    {
+        return Some(Opening {
+            segment: *segment,
+            sort: if from_outside {
+                Sort::Inbound
+            } else {
+                Sort::HairpinInbound
+            },
+            destination: host,
+            destination_port: port,
+        });
+    }
+    None
+}
+
+/// The second half, after routing: by whose address does this packet leave? (Rules 2, 3 and 4, and the answers to 1, 6
+/// and to plain routing.)
+///
+/// # Errors
+/// Why the packet cannot leave.
 #[inline(always)]
 pub fn source<T: Tables + ?Sized>(
     tables: &T,
     ingress: &Interface,
     egress: &Interface,
     ip: &Ipv4,
-    quote: Option<&Quote>,
-    mut rewrite: Rewrite,
-    quoted: &mut Rewrite,
-) -> Result<Rewrite, Outcome> {
-    if ingress.has(Interface::UPLINK) || !egress.has(Interface::UPLINK) {
-        return Ok(rewrite);
+    segment: Option<&Segment>,
+    plan: Plan,
+) -> Result<Plan, Outcome> {
+    if plan.settled {
+        return Ok(plan);
     }
-    let eip = eip_of(tables, ip.source);
-    if let Some(quote) = quote
-        && let Some(quoted_eip) = eip_of(tables, quote.ip.destination)
-    {
-        quoted.destination = quoted_eip;
-        rewrite.source = eip.unwrap_or(egress.address);
-        return Ok(rewrite);
+    match (ingress.has(Interface::UPLINK), egress.has(Interface::UPLINK)) {
+        (false, true) => {}
+        (true, false) => return plain(tables, segment, plan),
+        _ => return Ok(plan),
     }
-    rewrite.source = eip.ok_or(Outcome::NoMapping)?;
-    Ok(rewrite)
+    let has_sessions = tables.has_sessions(ip.source);
+    if has_sessions {
+        match segment {
+            Some(segment) => {
+                if let Some(found) = tables.session(segment) {
+                    return Ok(Plan::by(&found));
+                }
+            }
+            None if ip.fragment.offset() != 0 => return Err(Outcome::FragmentUnknown),
+            None => {}
+        }
+    }
+    if let Some(eip) = eip_of(tables, ip.source) {
+        return Ok(Plan {
+            ends: Ends {
+                source: eip,
+                ..plan.ends
+            },
+            settled: true,
+            // Its other fragments cannot tell that it was not a session's.
+            by_session: has_sessions,
+            outcome: Outcome::EipOut,
+        });
+    }
+    let segment = segment.ok_or(if ip.fragment.offset() != 0 {
+        Outcome::FragmentUnknown
+    } else {
+        Outcome::Untranslatable
+    })?;
+    let found = tables.open(&Opening {
+        segment: *segment,
+        sort: Sort::Masquerade,
+        destination: segment.flow.ends.destination,
+        destination_port: segment.flow.ends.destination_port,
+    })?;
+    Ok(Plan::by(&found))
 }
 
-/// The router's own ICMP error leaving by the uplink about a packet whose destination the first half had already
-/// translated: the client knows only the EIP. `None` if the quote is nobody's.
+/// From outside to a private address: routed. A session sees to it that the answers are not translated either; where
+/// there is no room for one, the packet goes all the same.
 #[inline(always)]
-pub fn own_error<T: Tables + ?Sized>(
+fn plain<T: Tables + ?Sized>(
     tables: &T,
-    egress: &Interface,
-    quote: &Quote,
-) -> Option<Rewrite> {
-    if !egress.has(Interface::UPLINK) {
-        return None;
+    segment: Option<&Segment>,
+    plan: Plan,
+) -> Result<Plan, Outcome> {
+    let Some(segment) = segment else {
+        return Ok(plan);
+    };
+    if let Some(found) = tables.session(segment) {
+        return Ok(Plan::by(&found));
     }
-    let mut quoted = Rewrite::none(&quote.ip);
-    quoted.destination = eip_of(tables, quote.ip.destination)?;
-    Some(quoted)
+    let opening = Opening {
+        segment: *segment,
+        sort: Sort::Plain,
+        destination: segment.flow.ends.destination,
+        destination_port: segment.flow.ends.destination_port,
+    };
+    match tables.open(&opening) {
+        Ok(found) => Ok(Plan::by(&found)),
+        Err(Outcome::NewSession) => Err(Outcome::NewSession),
+        Err(_) => Ok(plan),
+    }
+}
+
+/// The ends of a packet as it arrives.
+#[inline(always)]
+fn ends_of(ip: &Ipv4, segment: Option<&Segment>) -> Ends {
+    segment.map_or(
+        Ends {
+            source: ip.source,
+            destination: ip.destination,
+            ..Ends::default()
+        },
+        |segment| segment.flow.ends,
+    )
+}
+
+impl Plan {
+    /// What it makes of the packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn rewrite(&self, segment: Option<&Segment>) -> Rewrite {
+        match segment {
+            Some(segment) => Rewrite::of_flow(&segment.flow, &self.ends),
+            None => Rewrite::addresses(&self.ends),
+        }
+    }
+
+    /// The same for the first half of the way: the destination alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn halfway(&self, ip: &Ipv4, segment: Option<&Segment>) -> Self {
+        let arriving = ends_of(ip, segment);
+        Self {
+            ends: Ends {
+                source: arriving.source,
+                source_port: arriving.source_port,
+                ..self.ends
+            },
+            ..*self
+        }
+    }
+
+    /// Whether the source is to change.
+    #[inline(always)]
+    #[must_use]
+    pub fn changes_source(&self, ip: &Ipv4, segment: Option<&Segment>) -> bool {
+        let arriving = ends_of(ip, segment);
+        (arriving.source, arriving.source_port) != (self.ends.source, self.ends.source_port)
+    }
 }

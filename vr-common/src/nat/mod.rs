@@ -7,7 +7,8 @@
 //! second at TC egress, and between them the kernel's own ICMP errors go to whom they concern.
 
 mod decide;
+pub mod error;
 mod rewrite;
 
-pub use decide::{Tables, destination, own_error, quoted_before_route, source};
+pub use decide::{Datagram, Plan, Tables, destination, source};
 pub use rewrite::Rewrite;

@@ -1,17 +1,36 @@
 //! What is to be written into a packet, as a value, and the writing of it.
 
 use crate::{
-    packet::Packet,
-    wire::{Addr, icmp::Quote, ipv4::Ipv4, transport::TransportChecksum},
+    csum::{self, Delta},
+    packet::{Packet, ZeroChecksum},
+    session::flow::{Ends, Flow},
+    wire::{
+        Addr,
+        icmp::{self, Quote},
+        ipv4::Ipv4,
+        transport::{ICMP, TCP, TransportChecksum, UDP},
+    },
 };
 
-/// The addresses that a packet is to bear.
+/// What tells the flows of one host apart, as it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ports {
+    /// As it is, or there is nothing such.
+    Kept,
+    /// Both ports of TCP or UDP, in memory order.
+    Pair(u32),
+    /// The identifier of an ICMP query, in memory order.
+    Identifier(u16),
+}
+
+/// The addresses and ports that a packet is to bear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rewrite {
     /// New source, or the old one.
     pub source: Addr,
     /// New destination, or the old one.
     pub destination: Addr,
+    ports: Ports,
 }
 
 impl Rewrite {
@@ -22,6 +41,40 @@ impl Rewrite {
         Self {
             source: ip.source,
             destination: ip.destination,
+            ports: Ports::Kept,
+        }
+    }
+
+    /// A packet of `flow` is to bear `ends`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_flow(flow: &Flow, ends: &Ends) -> Self {
+        let same = flow.ends.source_port == ends.source_port
+            && flow.ends.destination_port == ends.destination_port;
+        let [a, b] = ends.source_port.wire().to_ne_bytes();
+        let [c, d] = ends.destination_port.wire().to_ne_bytes();
+        let ports = match flow.protocol {
+            _ if same => Ports::Kept,
+            TCP | UDP => Ports::Pair(u32::from_ne_bytes([a, b, c, d])),
+            ICMP if flow.asks() => Ports::Identifier(ends.source_port.wire()),
+            ICMP => Ports::Identifier(ends.destination_port.wire()),
+            _ => Ports::Kept,
+        };
+        Self {
+            source: ends.source,
+            destination: ends.destination,
+            ports,
+        }
+    }
+
+    /// The addresses of `ends` alone: a fragment after the first has no ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addresses(ends: &Ends) -> Self {
+        Self {
+            source: ends.source,
+            destination: ends.destination,
+            ports: Ports::Kept,
         }
     }
 
@@ -29,33 +82,86 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub fn changes(&self, ip: &Ipv4) -> bool {
-        self.source != ip.source || self.destination != ip.destination
+        self.source != ip.source || self.destination != ip.destination || self.ports != Ports::Kept
     }
 
-    /// Writes the addresses, takes `hops` off the TTL, and keeps the header and transport checksums right.
+    /// Writes what is new, takes `hops` off the TTL, and keeps the header and transport checksums right.
     /// `None` if the kernel has no memory to make the packet writable.
     #[inline(always)]
     pub fn apply<P: Packet + ?Sized>(&self, packet: &mut P, ip: &Ipv4, hops: u8) -> Option<()> {
         // The transport checksum first: in a socket buffer it is the one step that can fail, and then nothing
         // has been written yet.
-        if self.changes(ip)
-            && let Some(TransportChecksum { at, zero }) = TransportChecksum::find(ip, ip.end())
-        {
-            packet.update_transport_checksum(
-                at,
-                ip.address_delta(self.source, self.destination),
-                zero,
-            )?;
+        if self.changes(ip) {
+            let words = self.ports_delta(packet, ip)?;
+            if let Some(TransportChecksum { at, zero }) = TransportChecksum::find(ip, ip.end()) {
+                packet.update_transport_checksum(
+                    at,
+                    ip.address_delta(self.source, self.destination),
+                    words,
+                    zero,
+                )?;
+            } else if let Ports::Identifier(_) = self.ports {
+                let at = ip.payload_at() + icmp::CHECKSUM;
+                let checksum = packet.u16(at)?;
+                packet.set_u16(at, csum::update(checksum, words))?;
+            }
+            self.write_ports(packet, ip)?;
         }
         ip.rewrite(packet, self.source, self.destination, hops)
     }
 
-    /// The same for the packet that an ICMP error quotes.
+    /// The same for the packet that an ICMP error quotes, as far as the quote reaches; a checksum that was wrong stays as
+    /// wrong.
     #[inline(always)]
     pub fn apply_to_quote<P: Packet + ?Sized>(&self, packet: &mut P, quote: &Quote) -> Option<()> {
-        if !self.changes(&quote.ip) {
+        let ip = &quote.ip;
+        if !self.changes(ip) {
             return Some(());
         }
-        quote.rewrite(packet, self.source, self.destination)
+        let mut words = self.ports_delta(packet, ip)?;
+        let mut covered = ip.address_delta(self.source, self.destination).and(words);
+        let found = match (TransportChecksum::find(ip, quote.end()), self.ports) {
+            (None, Ports::Identifier(_)) => {
+                covered = words;
+                Some((ip.payload_at() + icmp::CHECKSUM, ZeroChecksum::IsASum))
+            }
+            (found, _) => found.map(|found| (found.at, found.zero)),
+        };
+        if let Some((at, zero)) = found {
+            let old = packet.u16(at)?;
+            let new = match zero {
+                ZeroChecksum::MeansNone if old == 0 => old,
+                ZeroChecksum::MeansNone => csum::never_zero(csum::update(old, covered)),
+                ZeroChecksum::IsASum => csum::update(old, covered),
+            };
+            if new != old {
+                packet.set_u16(at, new)?;
+                words = words.word(old, new);
+            }
+        }
+        self.write_ports(packet, ip)?;
+        ip.rewrite(packet, self.source, self.destination, 0)?;
+        quote.update_checksum(packet, words)
+    }
+
+    #[inline(always)]
+    fn ports_delta<P: Packet + ?Sized>(&self, packet: &P, ip: &Ipv4) -> Option<Delta> {
+        let delta = Delta::default();
+        Some(match self.ports {
+            Ports::Kept => delta,
+            Ports::Pair(new) => delta.dword(packet.u32(ip.payload_at())?, new),
+            Ports::Identifier(new) => {
+                delta.word(packet.u16(ip.payload_at() + icmp::IDENTIFIER)?, new)
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn write_ports<P: Packet + ?Sized>(&self, packet: &mut P, ip: &Ipv4) -> Option<()> {
+        match self.ports {
+            Ports::Kept => Some(()),
+            Ports::Pair(new) => packet.set_u32(ip.payload_at(), new),
+            Ports::Identifier(new) => packet.set_u16(ip.payload_at() + icmp::IDENTIFIER, new),
+        }
     }
 }

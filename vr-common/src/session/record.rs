@@ -2,6 +2,7 @@
 //! change here is a change of [`crate::layout::ABI`].
 
 use super::flow::{Ends, Flow};
+use crate::nat::Datagram;
 use crate::wire::{
     Addr, Be16,
     transport::{ICMP, TCP, UDP},
@@ -32,6 +33,11 @@ pub enum Direction {
     Forth = 0,
     /// The answers.
     Back = 1,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Forth, Self::Back];
 }
 
 /// Value of the `INDEX` map: which session a flow belongs to. The truth is in the session; this only says where to look.
@@ -101,6 +107,10 @@ pub enum Sort {
     Hairpin = 5,
     /// Row 7: from inside to a forwarded port.
     HairpinForward = 6,
+    /// From outside to the port of a mapping, by somebody who was not spoken to: endpoint-independent filtering.
+    Inbound = 7,
+    /// From inside to the port of a mapping (RFC 4787 REQ-9).
+    HairpinInbound = 8,
 }
 
 impl Sort {
@@ -115,8 +125,28 @@ impl Sort {
             4 => Some(Self::Plain),
             5 => Some(Self::Hairpin),
             6 => Some(Self::HairpinForward),
+            7 => Some(Self::Inbound),
+            8 => Some(Self::HairpinInbound),
             _ => None,
         }
+    }
+    /// Who began it: somebody outside, or a host inside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_from_outside(self) -> bool {
+        matches!(
+            self,
+            Self::Forward | Self::SecondEip | Self::Plain | Self::Inbound
+        )
+    }
+    /// Whether both sides are inside, so that source and destination change.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_hairpin(self) -> bool {
+        matches!(
+            self,
+            Self::Hairpin | Self::HairpinForward | Self::HairpinInbound
+        )
     }
     /// The stable name, as `sessions` prints it.
     #[must_use]
@@ -128,12 +158,14 @@ impl Sort {
             Self::Plain => "plain",
             Self::Hairpin => "hairpin",
             Self::HairpinForward => "hairpin_forward",
+            Self::Inbound => "inbound",
+            Self::HairpinInbound => "hairpin_inbound",
         }
     }
 }
 
 /// Value of the `SESSIONS` array: one session, both directions. A cache line.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Changes with every use of the slot; 0 while it holds nothing.
@@ -161,7 +193,7 @@ pub struct Session {
     pub reserved: [u32; 3],
 }
 
-const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 4);
+const _: () = assert!(size_of::<Session>() == 64);
 
 impl Session {
     /// In `shown`: this direction has sent something (that is no RST).
@@ -267,7 +299,7 @@ impl Session {
     #[must_use]
     pub const fn outside(&self) -> Direction {
         match Sort::from_number(self.sort) {
-            Some(Sort::Forward | Sort::SecondEip | Sort::Plain) => Direction::Forth,
+            Some(sort) if sort.is_from_outside() => Direction::Forth,
             _ => Direction::Back,
         }
     }
@@ -331,6 +363,23 @@ impl Session {
     }
 }
 
+/// Value of the `FRAGMENTS` map: how the first fragment of a datagram went.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragments {
+    /// The key again, as in [`crate::layout::AddressEntry`].
+    pub datagram: Datagram,
+    /// The ends that it left with.
+    pub ends: Ends,
+    /// When.
+    pub seen: Ticks,
+}
+
+const _: () = assert!(size_of::<Fragments>() == 28);
+
+/// Datagrams whose fragments are remembered; the one that was not used for longest makes room.
+pub const FRAGMENTS: u32 = 4096;
+
 /// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -385,11 +434,18 @@ const _: () = assert!(size_of::<Mapping>() == 24 && align_of::<Mapping>() == 4);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Host {
-    /// Sessions of all kinds.
-    pub sessions: i32,
-    /// Those of them that are not assured.
+    /// Sessions of all kinds: while there are none, none has to be looked for.
+    pub all: i32,
+    /// Those that its limit counts: all that it began, and those begun from outside that are assured. (A flood from outside
+    /// does not use up what a host may have.)
+    pub counted: i32,
+    /// Those that it began and that are not assured.
     pub half_open: i32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+const _: () = assert!(size_of::<Host>() == 16);
 
 /// Length of the `HOSTS` array.
 pub const HOSTS: u32 = 1 << 16;

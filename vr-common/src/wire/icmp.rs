@@ -1,19 +1,22 @@
 //! ICMP (RFC 792): which messages are errors, and the packet that an error quotes.
 
 use super::{
-    Addr,
     ipv4::{self, Ipv4},
-    transport::{ICMP, TransportChecksum},
+    transport::ICMP,
 };
 use crate::{
     csum::{self, Delta},
-    packet::{Packet, ZeroChecksum},
+    packet::Packet,
+    session::flow::Flow,
 };
 
 /// Length of the header of every message, in bytes; an error's quote follows.
 pub const HEADER_LEN: usize = 8;
 const TYPE: usize = 0;
-const CHECKSUM: usize = 2;
+/// Where the checksum stands in every message, in bytes.
+pub const CHECKSUM: usize = 2;
+/// Where the identifier of a query stands, in bytes.
+pub const IDENTIFIER: usize = 4;
 
 /// Whether a message of this type quotes the packet that caused it (RFC 1122 §3.2.2): destination
 /// unreachable, source quench, redirect, time exceeded, parameter problem.
@@ -63,34 +66,34 @@ impl Quote {
         })
     }
 
-    /// Writes new addresses into the quote, and keeps right, as far as they were: the quoted header's
-    /// checksum, the quoted transport checksum where the quote reaches it, and the ICMP checksum over all.
+    /// The flow of the quoted packet, as whoever sent the error saw it. `None` if the quote is cut short, or of a later fragment.
     #[inline(always)]
-    pub fn rewrite<P: Packet + ?Sized>(
-        &self,
-        packet: &mut P,
-        source: Addr,
-        destination: Addr,
-    ) -> Option<()> {
-        // A header checksum and the words it covers change by opposite amounts, so the message's own
-        // checksum sees nothing of the quoted IPv4 header's rewrite: only the transport checksum's counts.
-        let addresses = self.ip.address_delta(source, destination);
-        self.ip.rewrite(packet, source, destination, 0)?;
-        let Some(TransportChecksum { at, zero }) = TransportChecksum::find(&self.ip, self.end)
-        else {
-            return Some(());
-        };
-        let old = packet.u16(at)?;
-        let new = match zero {
-            ZeroChecksum::MeansNone if old == 0 => return Some(()),
-            ZeroChecksum::MeansNone => csum::never_zero(csum::update(old, addresses)),
-            ZeroChecksum::IsASum => csum::update(old, addresses),
-        };
-        packet.set_u16(at, new)?;
-        let message = packet.u16(self.icmp_at + CHECKSUM)?;
-        packet.set_u16(
-            self.icmp_at + CHECKSUM,
-            csum::update(message, Delta::default().word(old, new)),
-        )
+    pub fn flow<P: Packet + ?Sized>(&self, packet: &P) -> Option<Flow> {
+        if self.ip.fragment.offset() != 0 {
+            return None;
+        }
+        Flow::read(packet, &self.ip, self.end)
+    }
+
+    /// Where the quote ends at the latest, in bytes from the start of the frame.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Whether the error is a redirect: advice to send by another router.
+    #[inline(always)]
+    pub fn is_redirect<P: Packet + ?Sized>(&self, packet: &P) -> bool {
+        packet.u8(self.icmp_at + TYPE) == Some(5)
+    }
+
+    /// Keeps the message's own checksum right after quoted words behind the quoted IPv4 header have changed. (Those of the header
+    /// and its checksum change by opposite amounts, of which the message's checksum sees nothing.)
+    #[inline(always)]
+    pub fn update_checksum<P: Packet + ?Sized>(&self, packet: &mut P, delta: Delta) -> Option<()> {
+        let at = self.icmp_at + CHECKSUM;
+        let checksum = packet.u16(at)?;
+        packet.set_u16(at, csum::update(checksum, delta))
     }
 }

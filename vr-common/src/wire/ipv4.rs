@@ -13,6 +13,7 @@ pub const MIN_HEADER_LEN: usize = 20;
 const VERSION_IHL: usize = 0;
 const TOS: usize = 1;
 const TOTAL_LEN: usize = 2;
+const ID: usize = 4;
 const FRAGMENT: usize = 6;
 const TTL_PROTOCOL: usize = 8;
 const CHECKSUM: usize = 10;
@@ -31,6 +32,12 @@ impl Fragment {
     #[must_use]
     pub const fn is_fragment(self) -> bool {
         self.0.wire() & Self::MORE_OR_OFFSET != 0
+    }
+    /// Whether this is the first part of a packet, and others are to follow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_first(self) -> bool {
+        self.is_fragment() && self.offset() == 0
     }
     /// Where this part's payload stands in the whole, in bytes.
     #[inline(always)]
@@ -59,6 +66,8 @@ pub struct Ipv4 {
     pub ttl: u8,
     /// Type of service, as it came.
     pub tos: u8,
+    /// Identification: the same in all fragments of a packet.
+    pub id: Be16,
     /// Flags and fragment offset.
     pub fragment: Fragment,
     /// Header checksum, in memory order; valid.
@@ -106,6 +115,7 @@ impl Ipv4 {
             protocol,
             ttl,
             tos: packet.u8(at + TOS)?,
+            id: Be16::from_wire(packet.u16(at + ID)?),
             fragment: Fragment(Be16::from_wire(packet.u16(at + FRAGMENT)?)),
             checksum: packet.u16(at + CHECKSUM)?,
         })

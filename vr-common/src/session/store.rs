@@ -1,0 +1,73 @@
+//! Where sessions are kept: BPF maps in the kernel, anything in a test.
+
+use super::{
+    flow::Flow,
+    record::{Direction, Endpoint, Host, Mapping, Place, Session, Settings, Ticks},
+};
+use crate::wire::Addr;
+
+/// The queues that slots are in. Whoever takes a slot out of one owns it until he puts it into one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Slots that hold nothing.
+    Free,
+    /// Slots whose sessions were half-open when they were put here, the oldest first.
+    Young,
+    /// Slots of assured sessions.
+    Old,
+}
+
+/// The maps of sessions, and the clock. Each call is atomic by itself, and nothing more is.
+pub trait Store {
+    /// The tick now.
+    fn now(&self) -> Ticks;
+    /// Any number.
+    fn random(&self) -> u32;
+    /// The settings; `None` never in a loaded router.
+    fn settings(&self) -> Option<&Settings>;
+
+    /// Where the session of a flow is, or was.
+    fn place(&self, flow: &Flow) -> Option<Place>;
+    /// Enters a flow unless it is there already; whether it was entered.
+    fn enter(&self, flow: &Flow, place: Place) -> bool;
+    /// Takes a flow out.
+    fn leave(&self, flow: &Flow);
+
+    /// What a slot holds, whoever owns it.
+    fn slot(&self, slot: u32) -> Option<Session>;
+    /// The session at a place, unless the slot has gone to another one meanwhile.
+    fn session(&self, place: Place) -> Option<Session>;
+    /// Writes a slot that the caller owns.
+    fn fill(&self, slot: u32, session: &Session);
+    /// Marks a slot that the caller owns as holding nothing.
+    fn clear(&self, slot: u32);
+    /// Notes when the last packet was seen.
+    fn see(&self, slot: u32, now: Ticks);
+    /// Notes what a direction has shown.
+    fn show(&self, slot: u32, direction: Direction, shown: u8);
+
+    /// The other side of a mapping.
+    fn mapping(&self, endpoint: &Endpoint) -> Option<Mapping>;
+    /// Enters one side of a mapping unless it is there already; whether it was entered.
+    fn map(&self, endpoint: &Endpoint, mapping: &Mapping) -> bool;
+    /// Removes one side of a mapping; whether it was there.
+    fn unmap(&self, endpoint: &Endpoint) -> bool;
+    /// Adds to the sessions that hold a mapping.
+    fn hold_mapping(&self, endpoint: &Endpoint, sessions: i32);
+    /// Lets a mapping last until `expires`, if that is later.
+    fn extend_mapping(&self, endpoint: &Endpoint, expires: Ticks);
+
+    /// What a host inside holds.
+    fn host(&self, address: Addr) -> Host;
+    /// Adds to what a host inside holds.
+    fn count_host(&self, address: Addr, by: Host);
+    /// Ports in use in a block (index of `PORTS`).
+    fn ports(&self, block: u32) -> u32;
+    /// Adds to them.
+    fn count_ports(&self, block: u32, by: i32);
+
+    /// Takes the oldest slot out of a queue.
+    fn pop(&self, queue: Queue) -> Option<u32>;
+    /// Puts a slot that the caller owns into a queue.
+    fn push(&self, queue: Queue, slot: u32);
+}
