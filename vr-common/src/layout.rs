@@ -4,13 +4,16 @@
 //! from bytes by hand, so that the loader needs no unsafe code to write it. A change here, or in
 //! [`crate::session::record`], is a change of [`ABI`].
 
-use crate::wire::{Addr, Be16, eth::Mac};
+use crate::{
+    session::record::halves,
+    wire::{Addr, Be16, eth::Mac},
+};
 
 /// Version of everything in this file. Pinned maps of another version are not reused.
 pub const ABI: u32 = 2;
 
 /// Value of the `ADDRESSES` map, whose key is an [`Addr`]: all roles that one address has.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressEntry {
     /// The key again. A preallocated hash map reuses a deleted element at once, so that a program may read
@@ -25,7 +28,7 @@ pub struct AddressEntry {
     pub flags: u32,
 }
 
-const _: () = assert!(size_of::<AddressEntry>() == 16 && align_of::<AddressEntry>() == 4);
+const _: () = assert!(size_of::<AddressEntry>() == 16);
 
 impl AddressEntry {
     /// Some of its ports are forwarded.
@@ -69,7 +72,13 @@ impl AddressEntry {
     /// From what lies in the map.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d] = words(bytes);
+        Self::from_words(long_words(bytes))
+    }
+    /// The same, by words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([first, second]: [u64; 2]) -> Self {
+        let ([a, b], [c, d]) = (halves(first), halves(second));
         Self {
             address: Addr::from_wire(a),
             vm: Addr::from_wire(b),
@@ -84,7 +93,7 @@ impl AddressEntry {
 pub const INTERFACE_SLOTS: u32 = 1024;
 
 /// Value of the `INTERFACES` array: one of the router's own interfaces.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Kernel's index; 0 in an empty slot.
@@ -97,7 +106,7 @@ pub struct Interface {
     pub flags: u16,
 }
 
-const _: () = assert!(size_of::<Interface>() == 16 && align_of::<Interface>() == 4);
+const _: () = assert!(size_of::<Interface>() == 16);
 
 impl Interface {
     /// The interface of the entry that has the gateway. All others are inside.
@@ -143,8 +152,14 @@ impl Interface {
     /// From what lies in the map.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        let [ifindex, address, ..] = words(bytes);
-        let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, flags0, flags1] = bytes;
+        Self::from_words(long_words(bytes))
+    }
+    /// The same, by words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([first, second]: [u64; 2]) -> Self {
+        let [ifindex, address] = halves(first);
+        let [a, b, c, d, e, f, flags0, flags1] = second.to_ne_bytes();
         Self {
             ifindex,
             address: Addr::from_wire(address),
@@ -273,9 +288,9 @@ impl Counter {
     }
 }
 
-fn words(bytes: [u8; 16]) -> [u32; 4] {
+fn long_words(bytes: [u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+    [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]].map(u64::from_ne_bytes)
 }
 
 /// What TC ingress leaves in `skb->tc_index` of a packet that it has translated in full and redirected, so that

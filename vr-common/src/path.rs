@@ -78,6 +78,40 @@ pub enum Verdict {
     Drop(Outcome),
 }
 
+impl Verdict {
+    /// What no verdict's word is.
+    pub const NO_WORD: u64 = u64::MAX;
+
+    /// In one word, as subprograms return it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        let (what, ifindex, outcome) = match self {
+            Self::Redirect(ifindex, outcome) => (0, ifindex, outcome),
+            Self::Kernel(outcome) => (1, 0, outcome),
+            Self::Halfway(outcome) => (2, 0, outcome),
+            Self::Drop(outcome) => (3, 0, outcome),
+        };
+        (ifindex as u64) << 32 | what << 16 | outcome as u64
+    }
+
+    /// The reverse of [`Verdict::word`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        let outcome = match Outcome::from_number(word as u16 as u32) {
+            Some(outcome) => outcome,
+            None => Outcome::Malformed,
+        };
+        match (word >> 16) & 0xffff {
+            0 => Self::Redirect((word >> 32) as u32, outcome),
+            1 => Self::Kernel(outcome),
+            2 => Self::Halfway(outcome),
+            _ => Self::Drop(outcome),
+        }
+    }
+}
+
 const IP_AT: usize = eth::HEADER_LEN;
 
 /// XDP ingress: finishes a packet, or leaves it untouched.
@@ -120,7 +154,8 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(
         return Err(Outcome::UnfinishedChecksum);
     }
     let segment = segment(packet, &ip);
-    let plan = nat::destination(router, &ingress, &ip, segment.as_ref())?;
+    let segment = segment.known();
+    let plan = router.settle(nat::destination(router, &ingress, &ip, segment)?);
     let hop = router.route(&RouteQuery::new(
         ifindex,
         &ip,
@@ -133,8 +168,8 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(
     if !egress.has(Interface::TAKES_REDIRECT) {
         return Err(Outcome::NoRedirect);
     }
-    let plan = nat::source(router, &ingress, &egress, &ip, segment.as_ref(), plan)?;
-    plan.rewrite(segment.as_ref())
+    let plan = router.settle(nat::source(router, &ingress, &egress, &ip, segment, plan)?);
+    plan.rewrite(segment)
         .apply(packet, &ip, 1)
         .ok_or(Outcome::Malformed)?;
     eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
@@ -153,52 +188,51 @@ pub struct Arrival {
 }
 
 /// TC ingress, for a frame to the interface's own MAC that belongs to no VLAN.
+///
+/// In two parts, which a kernel makes subprograms of: a program's stack frames are 512 bytes together, and its verifier goes
+/// through a subprogram once, but through what is inlined once for each way that leads there.
 #[inline(always)]
 pub fn tc_ingress<P: Packet + ?Sized, R: Router>(
     packet: &mut P,
     router: &R,
     arrival: &Arrival,
 ) -> Verdict {
-    let Some(ingress) = router.interface(arrival.ifindex) else {
-        return Verdict::Kernel(Outcome::UnknownInterface);
-    };
-    let ip = match parse(packet) {
-        Ok(ip) => ip,
-        Err(outcome) => return Verdict::Kernel(outcome),
-    };
-    let quote = Quote::find(packet, &ip);
-    let arrived = Arrived {
-        arrival: *arrival,
-        ingress,
-        ip,
-    };
-    match &quote {
-        Some(quote) => error_ingress(packet, router, &arrived, quote),
-        None => data_ingress(packet, router, &arrived),
+    match data_ingress(packet, router, arrival) {
+        Some(verdict) => verdict,
+        None => error_ingress(packet, router, arrival),
     }
 }
 
-/// What is known of a packet that comes in.
-struct Arrived {
-    arrival: Arrival,
-    ingress: Interface,
-    ip: Ipv4,
-}
-
-/// Everything but ICMP errors. (In the kernel a subprogram: a program's stack frames are 512 bytes together.)
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn data_ingress<P: Packet + ?Sized, R: Router>(
+/// TC ingress of everything but ICMP errors; `None` if it is one.
+#[inline(always)]
+pub fn data_ingress<P: Packet + ?Sized, R: Router>(
     packet: &mut P,
     router: &R,
-    arrived: &Arrived,
+    arrival: &Arrival,
+) -> Option<Verdict> {
+    let Some(ingress) = router.interface(arrival.ifindex) else {
+        return Some(Verdict::Kernel(Outcome::UnknownInterface));
+    };
+    let ip = match parse(packet) {
+        Ok(ip) => ip,
+        Err(outcome) => return Some(Verdict::Kernel(outcome)),
+    };
+    if icmp::carries_error(packet, &ip) && Quote::find(packet, &ip).is_some() {
+        return None;
+    }
+    Some(ingress_of_data(packet, router, arrival, &ingress, &ip))
+}
+
+#[inline(always)]
+fn ingress_of_data<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    arrival: &Arrival,
+    ingress: &Interface,
+    ip: &Ipv4,
 ) -> Verdict {
-    let Arrived {
-        arrival,
-        ingress,
-        ip,
-    } = arrived;
     let segment = segment(packet, ip);
-    let segment = segment.as_ref();
+    let segment = segment.known();
     let plan = match recall(router, ip) {
         Some(plan) => plan,
         None => match nat::destination(router, ingress, ip, segment) {
@@ -206,6 +240,7 @@ fn data_ingress<P: Packet + ?Sized, R: Router>(
             Err(outcome) => return refused(outcome),
         },
     };
+    let plan = router.settle(plan);
     let onward = next_hop(packet, router, arrival, ip, plan.ends.destination);
     // By the kernel it may go whatever comes; but where it leaves by is known here already if it leaves at all.
     let finished = onward.and_then(|(hop, egress)| {
@@ -214,6 +249,7 @@ fn data_ingress<P: Packet + ?Sized, R: Router>(
     });
     match finished {
         Ok((hop, plan)) => {
+            let plan = router.settle(plan);
             remember(router, ip, &plan);
             if plan.rewrite(segment).apply(packet, ip, 1).is_none()
                 || eth::set_addresses(packet, hop.destination, hop.source).is_none()
@@ -245,21 +281,26 @@ fn data_ingress<P: Packet + ?Sized, R: Router>(
     }
 }
 
-/// An ICMP error, with the packet that it quotes.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn error_ingress<P: Packet + ?Sized, R: Router>(
+/// TC ingress of an ICMP error, with the packet that it quotes.
+#[inline(always)]
+pub fn error_ingress<P: Packet + ?Sized, R: Router>(
     packet: &mut P,
     router: &R,
-    arrived: &Arrived,
-    quote: &Quote,
+    arrival: &Arrival,
 ) -> Verdict {
-    let Arrived {
-        arrival,
-        ingress,
-        ip,
-    } = arrived;
+    let Some(ingress) = &router.interface(arrival.ifindex) else {
+        return Verdict::Kernel(Outcome::UnknownInterface);
+    };
+    let ip = match &parse(packet) {
+        Ok(ip) => *ip,
+        Err(outcome) => return Verdict::Kernel(*outcome),
+    };
+    let ip = &ip;
+    let Some(quote) = &Quote::find(packet, ip) else {
+        return Verdict::Kernel(Outcome::Malformed);
+    };
     let flow = quote.flow(packet);
-    let flow = flow.as_ref();
+    let flow = flow.known();
     let so_far = error::destination(router, ingress, ip, quote, flow);
     let onward = next_hop(packet, router, arrival, ip, so_far.plan.ends.destination);
     let finished = onward.and_then(|(hop, egress)| {
@@ -372,72 +413,97 @@ pub struct Departure {
     pub halfway: bool,
 }
 
-/// TC egress, for packets that the kernel sends or forwards (not those that TC ingress redirected).
+/// TC egress, for packets that the kernel sends or forwards (not those that TC ingress redirected). In parts, as TC ingress.
 #[inline(always)]
 pub fn tc_egress<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
     departure: &Departure,
 ) -> Verdict {
-    let Some(egress) = tables.interface(departure.ifindex) else {
-        return Verdict::Kernel(Outcome::UnknownInterface);
-    };
-    let is_own = departure.ingress == 0;
-    if !egress.has(Interface::UPLINK) && !is_own && !departure.halfway {
-        return Verdict::Kernel(Outcome::Untranslated);
-    }
-    let ip = match parse(packet) {
-        Ok(ip) => ip,
-        Err(outcome) => return Verdict::Kernel(outcome),
-    };
-    let quote = Quote::find(packet, &ip);
-    if is_own {
-        return match &quote {
-            Some(quote) => own_error(packet, tables, &egress, &ip, quote),
-            None => Verdict::Kernel(Outcome::Untranslated),
-        };
-    }
-    let Some(ingress) = tables.interface(departure.ingress) else {
-        return Verdict::Kernel(Outcome::Untranslated);
-    };
-    let leaving = Leaving {
-        halfway: departure.halfway,
-        ingress,
-        egress,
-        ip,
-    };
-    match &quote {
-        Some(quote) => error_egress(packet, tables, &leaving, quote),
-        None => data_egress(packet, tables, &leaving),
+    match data_egress(packet, tables, departure) {
+        Some(verdict) => verdict,
+        None if departure.ingress == 0 => own_error(packet, tables, departure),
+        None => error_egress(packet, tables, departure),
     }
 }
 
-/// What is known of a packet that the kernel forwards.
+/// What is known of a packet that leaves.
 struct Leaving {
-    halfway: bool,
     ingress: Interface,
     egress: Interface,
     ip: Ipv4,
 }
 
-/// Everything but ICMP errors.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn data_egress<P: Packet + ?Sized, T: Tables>(
+/// The beginning of TC egress.
+///
+/// # Errors
+/// What becomes of a packet that is not to be translated.
+#[inline(always)]
+fn leave<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
+    departure: &Departure,
+) -> Result<Leaving, Outcome> {
+    let egress = tables
+        .interface(departure.ifindex)
+        .ok_or(Outcome::UnknownInterface)?;
+    let is_own = departure.ingress == 0;
+    if !egress.has(Interface::UPLINK) && !is_own && !departure.halfway {
+        return Err(Outcome::Untranslated);
+    }
+    let ingress = if is_own {
+        Interface::EMPTY
+    } else {
+        tables
+            .interface(departure.ingress)
+            .ok_or(Outcome::Untranslated)?
+    };
+    let ip = parse(packet)?;
+    Ok(Leaving {
+        ingress,
+        egress,
+        ip,
+    })
+}
+
+/// TC egress of what the kernel forwards; `None` if it is an ICMP error.
+#[inline(always)]
+pub fn data_egress<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    departure: &Departure,
+) -> Option<Verdict> {
+    let leaving = match leave(packet, tables, departure) {
+        Ok(leaving) => leaving,
+        Err(outcome) => return Some(Verdict::Kernel(outcome)),
+    };
+    if icmp::carries_error(packet, &leaving.ip) && Quote::find(packet, &leaving.ip).is_some() {
+        return None;
+    }
+    Some(if departure.ingress == 0 {
+        Verdict::Kernel(Outcome::Untranslated)
+    } else {
+        egress_of_data(packet, tables, departure, &leaving)
+    })
+}
+
+#[inline(always)]
+fn egress_of_data<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    departure: &Departure,
     leaving: &Leaving,
 ) -> Verdict {
     let Leaving {
-        halfway,
         ingress,
         egress,
         ip,
     } = leaving;
     let segment = segment(packet, ip);
-    let segment = segment.as_ref();
+    let segment = segment.known();
     let plan = match (recall(tables, ip), segment) {
         (Some(plan), _) => plan,
-        (None, Some(segment)) if *halfway => {
+        (None, Some(segment)) if departure.halfway => {
             match tables.peek(&segment.flow.halfway()) {
                 Some(found) => Plan {
                     settled: true,
@@ -448,7 +514,7 @@ fn data_egress<P: Packet + ?Sized, T: Tables>(
                 None => return Verdict::Drop(Outcome::Untranslatable),
             }
         }
-        (None, None) if *halfway => return Verdict::Drop(Outcome::FragmentUnknown),
+        (None, None) if departure.halfway => return Verdict::Drop(Outcome::FragmentUnknown),
         (None, _) => {
             let ends = segment.map_or(
                 Ends {
@@ -464,6 +530,7 @@ fn data_egress<P: Packet + ?Sized, T: Tables>(
             }
         }
     };
+    let plan = tables.settle(plan);
     remember(tables, ip, &plan);
     let rewrite = plan.rewrite(segment);
     if !rewrite.changes(ip) {
@@ -480,24 +547,28 @@ fn data_egress<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// An ICMP error that the kernel forwards.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn error_egress<P: Packet + ?Sized, T: Tables>(
+/// TC egress of an ICMP error that the kernel forwards.
+#[inline(always)]
+pub fn error_egress<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
-    leaving: &Leaving,
-    quote: &Quote,
+    departure: &Departure,
 ) -> Verdict {
     let Leaving {
-        halfway,
         ingress,
         egress,
         ip,
-    } = leaving;
+    } = &match leave(packet, tables, departure) {
+        Ok(leaving) => leaving,
+        Err(outcome) => return Verdict::Kernel(outcome),
+    };
+    let Some(quote) = &Quote::find(packet, ip) else {
+        return Verdict::Kernel(Outcome::Untranslated);
+    };
     let flow = quote.flow(packet);
-    let flow = flow.as_ref();
+    let flow = flow.known();
     let unchanged = Rewrite::none(&quote.ip);
-    let (rewrite, quoted, outcome) = if *halfway {
+    let (rewrite, quoted, outcome) = if departure.halfway {
         match error::source_halfway(tables, ip, flow) {
             Some(rewrite) => (rewrite, unchanged, Outcome::SessionOutViaKernel),
             None => return Verdict::Drop(Outcome::Untranslatable),
@@ -528,17 +599,22 @@ fn error_egress<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// An ICMP error of the router's own.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn own_error<P: Packet + ?Sized, T: Tables>(
+/// TC egress of an ICMP error of the router's own.
+#[inline(always)]
+pub fn own_error<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
-    egress: &Interface,
-    ip: &Ipv4,
-    quote: &Quote,
+    departure: &Departure,
 ) -> Verdict {
+    let Leaving { egress, ip, .. } = &match leave(packet, tables, departure) {
+        Ok(leaving) => leaving,
+        Err(outcome) => return Verdict::Kernel(outcome),
+    };
+    let Some(quote) = &Quote::find(packet, ip) else {
+        return Verdict::Kernel(Outcome::Untranslated);
+    };
     let flow = quote.flow(packet);
-    let Some(quoted) = error::own(tables, egress, quote, flow.as_ref()) else {
+    let Some(quoted) = error::own(tables, egress, quote, flow.known()) else {
         return Verdict::Kernel(Outcome::Untranslated);
     };
     if !egress.has(Interface::UPLINK) && quote.is_redirect(packet) {
@@ -607,26 +683,25 @@ fn write<P: Packet + ?Sized>(
     rewrite.apply(packet, ip, hops)
 }
 
-/// What a session knows a packet by; `None` for later fragments, and for what is cut short.
+/// What a session knows a packet by.
 #[inline(always)]
-fn segment<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> Option<Segment> {
+fn segment<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> Segment {
     /// The shortest header of a packet in one piece: one that is shorter tells nothing.
     const TCP_HEADER: usize = 20;
     const TCP_FLAGS: usize = 13;
 
-    if ip.fragment.offset() != 0 {
-        return None;
-    }
-    let flow = Flow::read(packet, ip, ip.end())?;
-    let mut tcp_flags = 0;
-    if ip.protocol == TCP {
+    let mut segment = Segment {
+        flow: Flow::read(packet, ip, ip.end()),
+        tcp_flags: 0,
+    };
+    if ip.protocol == TCP && ip.fragment.offset() == 0 {
         if ip.payload_at() + TCP_HEADER <= ip.end() {
-            tcp_flags = packet.u8(ip.payload_at() + TCP_FLAGS)?;
+            segment.tcp_flags = packet.u8(ip.payload_at() + TCP_FLAGS).unwrap_or(0);
         } else if !ip.fragment.is_fragment() {
-            return None;
+            segment.flow.kind = Flow::UNKNOWN;
         }
     }
-    Some(Segment { flow, tcp_flags })
+    segment
 }
 
 /// Length of the IP packets on the wire: what has to fit the MTU. `None` if that cannot be told.

@@ -1,6 +1,6 @@
 //! All that touches the kernel's memory: packets, map values, helpers. No other file of this crate is unsafe.
 
-use core::{arch::asm, ffi::c_void, intrinsics::AtomicOrdering, mem};
+use core::{arch::asm, ffi::c_void, intrinsics::AtomicOrdering};
 
 use aya_ebpf::{
     EbpfContext,
@@ -13,9 +13,12 @@ use vr_common::{
     layout::{Counter, DONE_MARK, HALFWAY_MARK},
     outcome::Outcome,
     packet::{Packet, ZeroChecksum},
-    path::{NextHop, RouteQuery},
+    path::{Arrival, Departure, NextHop, RouteQuery},
     session::record::{Direction, Host, Mapping, Session, Ticks},
-    wire::eth::{self, Mac},
+    wire::{
+        Addr, Be16,
+        eth::{self, Mac},
+    },
 };
 
 /// `skb->pkt_type` of a frame to the interface's own MAC (linux/if_packet.h).
@@ -211,6 +214,24 @@ impl<'a> Skb<'a> {
         // SAFETY: as above.
         unsafe { (*self.raw()).ingress_ifindex }
     }
+    /// How it came, for TC ingress.
+    #[inline(always)]
+    pub fn arrival(&self) -> Arrival {
+        Arrival {
+            ifindex: ifindex(self.0),
+            gso_size: self.gso_size(),
+            priority_tagged: self.is_tagged(),
+        }
+    }
+    /// How it leaves, for TC egress.
+    #[inline(always)]
+    pub fn departure(&self, halfway: bool) -> Departure {
+        Departure {
+            ifindex: ifindex(self.0),
+            ingress: self.ingress_ifindex(),
+            halfway,
+        }
+    }
     /// Leaves word for TC egress of the next interface.
     #[inline(always)]
     pub fn set_mark(&mut self, mark: u16) {
@@ -305,6 +326,34 @@ pub fn copy<T: Copy>(value: *const T, is_it: impl FnOnce(&T) -> bool) -> Option<
     is_it(&value).then_some(value)
 }
 
+/// Writes words into this CPU's own copy of a map's value, and reads them back: neither compiler nor verifier knows them then.
+#[inline(always)]
+pub fn through<const N: usize>(place: *mut [u32; N], words: [u32; N]) -> [u32; N] {
+    let first = place.cast::<u32>();
+    for (index, word) in words.into_iter().enumerate() {
+        // SAFETY: the value has so many words, and only the program that runs uses them.
+        unsafe { first.add(index).write_volatile(word) }
+    }
+    left(place)
+}
+
+/// The words that [`through`] has left.
+#[inline(always)]
+pub fn left<const N: usize>(place: *const [u32; N]) -> [u32; N] {
+    let first = place.cast::<u32>();
+    // SAFETY: as for `through`.
+    core::array::from_fn(|index| unsafe { first.add(index).read_volatile() })
+}
+
+/// A map value's words, each read once and whole.
+#[inline(always)]
+pub fn words<T, const N: usize>(value: *const T) -> [u64; N] {
+    const { assert!(size_of::<T>() == 8 * N && align_of::<T>() == 8) };
+    let words = value.cast::<u64>();
+    // SAFETY: as for `copy`; the type is as long as so many words, and aligned like them.
+    core::array::from_fn(|index| unsafe { words.add(index).read_volatile() })
+}
+
 /// The session in a slot, if it is the one with this serial. Whoever gives the slot to another session takes the serial away
 /// before anything else, and writes the new one after everything else.
 #[inline(always)]
@@ -314,7 +363,7 @@ pub fn copy_session(slot: *const Session, serial: u32) -> Option<Session> {
         if (&raw const (*slot).serial).read_volatile() != serial {
             return None;
         }
-        let session = slot.read_volatile();
+        let session = Session::from_words(words(slot));
         ((&raw const (*slot).serial).read_volatile() == serial).then_some(session)
     }
 }
@@ -330,6 +379,19 @@ pub fn fill_session(slot: *mut Session, session: &Session) {
             ..*session
         });
         (&raw mut (*slot).serial).write_volatile(session.serial);
+    }
+}
+
+/// Writes the source that the session of a slot that nobody else writes is to leave with.
+#[inline(always)]
+pub fn set_source(slot: *mut Session, source: Addr, port: Be16, mapping: u32) {
+    // SAFETY: as for `copy_session`.
+    unsafe {
+        (&raw mut (*slot).translated.source).write_volatile(source);
+        (&raw mut (*slot).translated.source_port).write_volatile(port);
+        (&raw mut (*slot).mapping).write_volatile(mapping);
+        let flags = if mapping != 0 { Session::MAPPED } else { 0 };
+        (&raw mut (*slot).flags).write_volatile(flags);
     }
 }
 
@@ -431,31 +493,36 @@ pub fn redirect(ifindex: u32) -> i64 {
     unsafe { helpers::generated::bpf_redirect(ifindex, 0) }
 }
 
-/// Asks the kernel's FIB and neighbour table.
+/// Asks the kernel's FIB and neighbour table, by way of `fib`, this CPU's own.
 #[inline(always)]
-pub fn fib_lookup(ctx: &RawContext, query: &RouteQuery) -> Result<NextHop, Outcome> {
+pub fn fib_lookup(
+    ctx: &RawContext,
+    fib: *mut bpf_fib_lookup,
+    query: &RouteQuery,
+) -> Result<NextHop, Outcome> {
     const AF_INET: u8 = 2;
-    // SAFETY: plain integers, for which zero is a value.
-    let mut fib: bpf_fib_lookup = unsafe { mem::zeroed() };
-    fib.family = AF_INET;
-    fib.l4_protocol = query.protocol;
-    fib.ifindex = query.ingress;
-    fib.__bindgen_anon_1.tot_len = query.len;
-    fib.__bindgen_anon_2.tos = query.tos;
-    fib.__bindgen_anon_3.ipv4_src = query.source.wire();
-    fib.__bindgen_anon_4.ipv4_dst = query.destination.wire();
-    // SAFETY: a valid context, and a structure of the size that is said.
-    let rc = unsafe {
-        helpers::generated::bpf_fib_lookup(ctx.0, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0)
-    };
-    match rc as u32 {
-        bindings::BPF_FIB_LKUP_RET_SUCCESS => Ok(NextHop {
-            ifindex: fib.ifindex,
-            destination: Mac::from_octets(fib.dmac),
-            source: Mac::from_octets(fib.smac),
-        }),
-        bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Err(Outcome::NoNeighbour),
-        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
-        _ => Err(Outcome::NotForwarded),
+    // SAFETY: a valid context, and a structure of the size that is said, which only the program that runs uses.
+    unsafe {
+        (*fib).family = AF_INET;
+        (*fib).l4_protocol = query.protocol;
+        (*fib).sport = 0;
+        (*fib).dport = 0;
+        (*fib).ifindex = query.ingress;
+        (*fib).__bindgen_anon_1.tot_len = query.len;
+        (*fib).__bindgen_anon_2.tos = query.tos;
+        (*fib).__bindgen_anon_3.ipv4_src = query.source.wire();
+        (*fib).__bindgen_anon_4.ipv4_dst = query.destination.wire();
+        let rc =
+            helpers::generated::bpf_fib_lookup(ctx.0, fib, size_of::<bpf_fib_lookup>() as i32, 0);
+        match rc as u32 {
+            bindings::BPF_FIB_LKUP_RET_SUCCESS => Ok(NextHop {
+                ifindex: (*fib).ifindex,
+                destination: Mac::from_octets((*fib).dmac),
+                source: Mac::from_octets((*fib).smac),
+            }),
+            bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Err(Outcome::NoNeighbour),
+            bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
+            _ => Err(Outcome::NotForwarded),
+        }
     }
 }

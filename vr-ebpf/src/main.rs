@@ -14,7 +14,7 @@ mod maps;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -24,7 +24,7 @@ use vr_common::{
     layout::{DONE_MARK, HALFWAY_MARK},
     outcome::{Hook, Outcome},
     packet::Packet,
-    path::{self, Arrival, Departure, Verdict},
+    path::{self, Verdict},
 };
 
 /// XDP ingress for drivers that deliver a frame in one buffer.
@@ -67,15 +67,35 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
     } else if !skb.is_ipv4() {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
-        let maps = Maps::of_tc(&ctx);
-        let arrival = Arrival {
-            ifindex: maps.ifindex,
-            gso_size: skb.gso_size(),
-            priority_tagged: skb.is_tagged(),
-        };
-        path::tc_ingress(&mut skb, &maps, &arrival)
+        let raw = ctx.skb.skb;
+        Verdict::from_word(match tc_ingress_data(raw) {
+            Verdict::NO_WORD => tc_ingress_error(raw),
+            word => word,
+        })
     };
     carry_out(&ctx, &mut skb, Hook::TcIngress, verdict, bytes)
+}
+
+// The parts of the TC programs are global functions, as those in `maps`. They return the verdict's word.
+
+/// [`path::data_ingress`]; [`Verdict::NO_WORD`] if it is an ICMP error.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_ingress_data(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let arrival = skb.arrival();
+    path::data_ingress(&mut skb, &maps, &arrival).map_or(Verdict::NO_WORD, Verdict::word)
+}
+
+/// [`path::error_ingress`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_ingress_error(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let arrival = skb.arrival();
+    path::error_ingress(&mut skb, &maps, &arrival).word()
 }
 
 /// TC egress: the second half of the translation, for what the kernel forwards or says itself.
@@ -91,15 +111,44 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
     } else if !skb.is_ipv4() {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
-        let maps = Maps::of_tc(&ctx);
-        let departure = Departure {
-            ifindex: maps.ifindex,
-            ingress: skb.ingress_ifindex(),
-            halfway: mark == HALFWAY_MARK,
-        };
-        path::tc_egress(&mut skb, &maps, &departure)
+        let (raw, halfway) = (ctx.skb.skb, u32::from(mark == HALFWAY_MARK));
+        Verdict::from_word(match tc_egress_data(raw, halfway) {
+            Verdict::NO_WORD if skb.ingress_ifindex() == 0 => tc_egress_own(raw),
+            Verdict::NO_WORD => tc_egress_error(raw, halfway),
+            word => word,
+        })
     };
     carry_out(&ctx, &mut skb, Hook::TcEgress, verdict, bytes)
+}
+
+/// [`path::data_egress`]; [`Verdict::NO_WORD`] if it is an ICMP error.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let departure = skb.departure(halfway != 0);
+    path::data_egress(&mut skb, &maps, &departure).map_or(Verdict::NO_WORD, Verdict::word)
+}
+
+/// [`path::error_egress`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_egress_error(skb: *mut __sk_buff, halfway: u32) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let departure = skb.departure(halfway != 0);
+    path::error_egress(&mut skb, &maps, &departure).word()
+}
+
+/// [`path::own_error`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_egress_own(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let departure = skb.departure(false);
+    path::own_error(&mut skb, &maps, &departure).word()
 }
 
 #[inline(always)]
@@ -130,7 +179,7 @@ fn carry_out(
 
 /// For `vr-userspace trace`, which turns the words into names: program, interface, outcome, length and the addresses that
 /// the packet bears now. Otherwise the level is 0 in read-only data, and the verifier removes the code.
-#[inline(always)]
+#[inline(never)]
 fn trace<C: EbpfContext, P: Packet>(
     ctx: &C,
     packet: &P,

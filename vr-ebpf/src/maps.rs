@@ -1,14 +1,14 @@
 //! The maps, and the look-ups that the decision makes in them.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, lpm_trie::Key},
     programs::{TcContext, XdpContext},
 };
 use vr_common::{
     layout::{AddressEntry, Counter, ForwardEntry, ForwardKey, INTERFACE_SLOTS, Interface},
-    nat::{Datagram, Tables},
+    nat::{Datagram, Plan, Tables},
     outcome::{Hook, Outcome, SLOTS},
     path::{NextHop, RouteQuery, Router},
     session::{
@@ -16,7 +16,7 @@ use vr_common::{
         flow::{Ends, Flow},
         record::{
             Direction, Endpoint, FRAGMENTS as FRAGMENT_SLOTS, Fragments, HOSTS as HOST_SLOTS, Host,
-            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Ticks, ticks,
+            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Sort, Ticks, ticks,
         },
         store::{self, Store},
     },
@@ -84,6 +84,18 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 static FRAGMENTS: LruHashMap<Datagram, Fragments> =
     LruHashMap::with_max_entries(FRAGMENT_SLOTS, 0);
 
+/// A plan, for a moment: see [`Tables::settle`]. No two programs work on one CPU at a time.
+#[map]
+static PLAN: PerCpuArray<[u32; 4]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The result of [`fragments_recall`].
+#[map]
+static ENDS: PerCpuArray<[u32; 3]> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the FIB is asked, and what it answers, which would take an eighth of the stack.
+#[map]
+static FIB: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
+
 /// Insert, but not over what is there.
 const NOEXIST: u64 = BPF_NOEXIST as u64;
 
@@ -118,7 +130,7 @@ impl Store for Sessions {
     }
     #[inline(always)]
     fn slot(&self, slot: u32) -> Option<Session> {
-        kernel::copy(SESSIONS.get_ptr(slot)?, |_| true)
+        Some(Session::from_words(kernel::words(SESSIONS.get_ptr(slot)?)))
     }
     #[inline(always)]
     fn session(&self, place: Place) -> Option<Session> {
@@ -128,6 +140,12 @@ impl Store for Sessions {
     fn fill(&self, slot: u32, session: &Session) {
         if let Some(place) = SESSIONS.get_ptr_mut(slot) {
             kernel::fill_session(place, session);
+        }
+    }
+    #[inline(always)]
+    fn set_source(&self, slot: u32, source: Addr, port: Be16, mapping: u32) {
+        if let Some(place) = SESSIONS.get_ptr_mut(slot) {
+            kernel::set_source(place, source, port, mapping);
         }
     }
     #[inline(always)]
@@ -211,6 +229,22 @@ impl Store for Sessions {
             }
         }
     }
+    #[inline(always)]
+    fn acquire(&self) -> Option<u32> {
+        Some(session_acquire()).filter(|slot| *slot != u32::MAX)
+    }
+    #[inline(always)]
+    fn map_source(&self, slot: u32) -> bool {
+        session_map_source(slot) != 0
+    }
+    #[inline(always)]
+    fn release(&self, slot: u32) {
+        session_release(slot);
+    }
+    #[inline(always)]
+    fn enter_session(&self, slot: u32) -> bool {
+        session_enter(slot) != 0
+    }
 }
 
 #[inline(always)]
@@ -222,35 +256,131 @@ fn of(queue: store::Queue) -> &'static Queue<u32> {
     }
 }
 
-// Subprograms have a stack frame of their own, of the 512 bytes that all frames together may take; inlined, the record of
-// a session would lie in the caller's once for each look-up. What they find goes where the caller says; they return its
-// `Found::word`, or 0.
+// Subprograms. They are *global* functions to the kernel, which verifies each of them once, by itself, for all arguments, rather
+// than anew for each way that leads to it; on 5.10 it takes only numbers as their arguments. Each has a stack frame of its own, of
+// the 512 bytes that all frames together may take.
 
+/// [`session::find`]; [`Place::word`], or 0.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn find(segment: &Segment, ends: &mut Ends) -> u32 {
-    told(session::find(&Sessions, segment), ends)
+extern "C" fn session_find(addresses: u64, rest: u64, tcp_flags: u32) -> u64 {
+    let segment = Segment {
+        flow: Flow::from_words([addresses, rest]),
+        tcp_flags: tcp_flags as u8,
+    };
+    session::find(&Sessions, &segment).map_or(0, |place| place.word())
 }
 
+/// [`session::peek`]; [`Place::word`], or 0.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn peek(flow: &Flow, ends: &mut Ends) -> u32 {
-    told(session::peek(&Sessions, flow), ends)
+extern "C" fn session_peek(addresses: u64, rest: u64) -> u64 {
+    session::peek(&Sessions, &Flow::from_words([addresses, rest])).map_or(0, |place| place.word())
 }
 
-/// Of what there is no session, this returns the number of the outcome, in the upper half.
+/// [`session::open`]; [`Place::word`], or the number of the outcome.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn open(opening: &Opening, ends: &mut Ends) -> u32 {
-    match session::open(&Sessions, opening) {
-        Ok(found) => told(Some(found), ends),
-        Err(outcome) => (outcome as u32) << 16,
+extern "C" fn session_open(
+    addresses: u64,
+    rest: u64,
+    destination: u32,
+    destination_port: u32,
+    sort_and_flags: u32,
+) -> u64 {
+    let Some(sort) = Sort::from_number((sort_and_flags >> 8) as u8) else {
+        return 0;
+    };
+    let opening = Opening {
+        segment: Segment {
+            flow: Flow::from_words([addresses, rest]),
+            tcp_flags: sort_and_flags as u8,
+        },
+        sort,
+        destination: Addr::from_wire(destination),
+        destination_port: Be16::from_wire(destination_port as u16),
+    };
+    match session::open(&Sessions, &opening) {
+        Ok(place) => place.word(),
+        Err(outcome) => outcome as u64,
     }
 }
 
+/// [`session::step::acquire`]; the slot, or all ones.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_acquire() -> u32 {
+    session::step::acquire(&Sessions).unwrap_or(u32::MAX)
+}
+
+/// [`session::step::map_source`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_map_source(slot: u32) -> u32 {
+    u32::from(session::step::map_source(&Sessions, slot))
+}
+
+/// [`session::step::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_release(slot: u32) -> u32 {
+    session::step::release(&Sessions, slot);
+    0
+}
+
+/// [`session::step::enter`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_enter(slot: u32) -> u32 {
+    u32::from(session::step::enter(&Sessions, slot))
+}
+
+/// Finds how the first fragment of a datagram went, and leaves it in [`ENDS`]; 0 if it was not here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragments_recall(addresses: u64, rest: u64) -> u32 {
+    let datagram = Datagram::from_words([addresses, rest]);
+    let Some(fragments) = FRAGMENTS.get_ptr(datagram) else {
+        return 0;
+    };
+    let Some(fragments) = kernel::copy(fragments, |it: &Fragments| it.datagram == datagram) else {
+        return 0;
+    };
+    let age = Sessions.now().wrapping_sub(fragments.seen) as i32;
+    let is_young = Sessions
+        .settings()
+        .is_some_and(|settings| age <= settings.fragment as i32);
+    if let Some(place) = ENDS.get_ptr_mut(0)
+        && is_young
+    {
+        kernel::through(place, fragments.ends.words());
+        return 1;
+    }
+    0
+}
+
+/// Remembers how the first fragment of a datagram goes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragments_remember(addresses: u64, rest: u64, new: u64, ports: u32) -> u32 {
+    let datagram = Datagram::from_words([addresses, rest]);
+    let fragments = Fragments {
+        datagram,
+        ends: Ends::of_words((new >> 32) as u32, new as u32, ports),
+        seen: Sessions.now(),
+    };
+    // The map makes room by itself.
+    let _ = FRAGMENTS.insert(datagram, fragments, 0);
+    0
+}
+
+/// What the session at a place says.
 #[inline(always)]
-fn told(found: Option<Found>, ends: &mut Ends) -> u32 {
-    found.map_or(0, |found| {
-        *ends = found.ends;
-        found.word()
-    })
+fn found(word: u64) -> Option<Found> {
+    if word == 0 {
+        return None;
+    }
+    Found::at(&Sessions, Place::from_word(word))
 }
 
 /// The tables and the FIB, as one packet on one interface sees them. `OPENS`: whether sessions are begun here.
@@ -282,17 +412,20 @@ impl Maps<true> {
 
 impl<const OPENS: bool> Tables for Maps<OPENS> {
     #[inline(always)]
-    fn address(&self, address: Addr) -> Option<AddressEntry> {
-        kernel::copy(ADDRESSES.get_ptr(address)?, |entry: &AddressEntry| {
-            entry.address == address
-        })
+    fn address(&self, address: Addr) -> AddressEntry {
+        if let Some(entry) = ADDRESSES.get_ptr(address) {
+            let entry = AddressEntry::from_words(kernel::words(entry));
+            if entry.address == address {
+                return entry;
+            }
+        }
+        AddressEntry::new(address)
     }
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
-        kernel::copy(
-            INTERFACES.get_ptr(Interface::slot(ifindex))?,
-            |entry: &Interface| entry.ifindex == ifindex,
-        )
+        let interface = INTERFACES.get_ptr(Interface::slot(ifindex))?;
+        let interface = Interface::from_words(kernel::words(interface));
+        (interface.ifindex == ifindex).then_some(interface)
     }
     #[inline(always)]
     fn forward(&self, key: &ForwardKey) -> Option<ForwardEntry> {
@@ -304,32 +437,39 @@ impl<const OPENS: bool> Tables for Maps<OPENS> {
     }
     #[inline(always)]
     fn session(&self, segment: &Segment) -> Option<Found> {
-        if !OPENS {
-            return session::find(&Sessions, segment);
-        }
-        let mut ends = Ends::default();
-        let word = find(segment, &mut ends);
-        Found::from_word(word, ends)
+        let [addresses, rest] = segment.flow.words();
+        found(session_find(addresses, rest, u32::from(segment.tcp_flags)))
     }
     #[inline(always)]
     fn peek(&self, flow: &Flow) -> Option<Found> {
-        let mut ends = Ends::default();
-        let word = peek(flow, &mut ends);
-        Found::from_word(word, ends)
+        let [addresses, rest] = flow.words();
+        found(session_peek(addresses, rest))
     }
     #[inline(always)]
     fn before(&self, halfway: &Flow) -> Option<Ends> {
-        session::before(&Sessions, halfway)
+        let [addresses, rest] = halfway.words();
+        match session_peek(addresses, rest) {
+            0 => None,
+            word => session::before(&Sessions, Place::from_word(word)),
+        }
     }
     #[inline(always)]
     fn open(&self, opening: &Opening) -> Result<Found, Outcome> {
         if !OPENS {
             return Err(Outcome::NewSession);
         }
-        let mut ends = Ends::default();
-        let word = open(opening, &mut ends);
-        Found::from_word(word & 0xffff, ends)
-            .ok_or_else(|| Outcome::from_number(word >> 16).unwrap_or(Outcome::TableFull))
+        let [addresses, rest] = opening.segment.flow.words();
+        let word = session_open(
+            addresses,
+            rest,
+            opening.destination.wire(),
+            u32::from(opening.destination_port.wire()),
+            (opening.sort as u32) << 8 | u32::from(opening.segment.tcp_flags),
+        );
+        if word >> 32 == 0 {
+            return Err(Outcome::from_number(word as u32).unwrap_or(Outcome::TableFull));
+        }
+        found(word).ok_or(Outcome::TableFull)
     }
     #[inline(always)]
     fn mapped(&self, protocol: u8, address: Addr, port: Be16) -> Option<(Addr, Be16)> {
@@ -343,28 +483,34 @@ impl<const OPENS: bool> Tables for Maps<OPENS> {
     }
     #[inline(always)]
     fn recall(&self, datagram: &Datagram) -> Option<Ends> {
-        let fragments = kernel::copy(FRAGMENTS.get_ptr(datagram)?, |fragments: &Fragments| {
-            fragments.datagram == *datagram
-        })?;
-        let age = Sessions.now().wrapping_sub(fragments.seen);
-        (age <= Sessions.settings()?.fragment).then_some(fragments.ends)
+        let [addresses, rest] = datagram.words();
+        if fragments_recall(addresses, rest) == 0 {
+            return None;
+        }
+        let place = ENDS.get_ptr(0)?;
+        let [a, b, c] = kernel::left(place);
+        Some(Ends::of_words(a, b, c))
     }
     #[inline(always)]
     fn remember(&self, datagram: &Datagram, ends: &Ends) {
-        let fragments = Fragments {
-            datagram: *datagram,
-            ends: *ends,
-            seen: Sessions.now(),
+        let [addresses, rest] = datagram.words();
+        let [a, b, c] = ends.words();
+        fragments_remember(addresses, rest, u64::from(a) << 32 | u64::from(b), c);
+    }
+    #[inline(always)]
+    fn settle(&self, plan: Plan) -> Plan {
+        let Some(place) = PLAN.get_ptr_mut(0) else {
+            return plan;
         };
-        // The map makes room by itself.
-        let _ = FRAGMENTS.insert(datagram, fragments, 0);
+        Plan::from_words(kernel::through(place, plan.words()))
     }
 }
 
 impl<const OPENS: bool> Router for Maps<OPENS> {
     #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
-        kernel::fib_lookup(&self.ctx, query)
+        let fib = FIB.get_ptr_mut(0).ok_or(Outcome::NotForwarded)?;
+        kernel::fib_lookup(&self.ctx, fib, query)
     }
 }
 

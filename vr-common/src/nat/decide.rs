@@ -8,6 +8,7 @@ use crate::{
         Found, Opening, Segment,
         flow::{Ends, Flow},
         record::{Direction, Sort},
+        track::{TCP_ACK, TCP_RST, TCP_SYN},
     },
     wire::{
         Addr, Be16,
@@ -18,8 +19,8 @@ use crate::{
 
 /// What the decision looks up: BPF maps in the kernel, anything in a test.
 pub trait Tables {
-    /// The roles of an address; `None` if it has none.
-    fn address(&self, address: Addr) -> Option<AddressEntry>;
+    /// The roles of an address; [`AddressEntry::new`] if it has none.
+    fn address(&self, address: Addr) -> AddressEntry;
     /// One of the router's own interfaces by the kernel's index.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
     /// Where a forwarded port goes.
@@ -45,6 +46,11 @@ pub trait Tables {
     fn recall(&self, datagram: &Datagram) -> Option<Ends>;
     /// Remembers that for the fragments to come.
     fn remember(&self, datagram: &Datagram, ends: &Ends);
+    /// The same plan. A kernel's verifier follows every way to a plan by itself to the program's end, unless they meet here.
+    #[inline(always)]
+    fn settle(&self, plan: Plan) -> Plan {
+        plan
+    }
 }
 
 /// What tells the fragments of one datagram from others' (RFC 791 §3.2).
@@ -75,6 +81,31 @@ impl Datagram {
             destination,
             id: ip.id,
             protocol: ip.protocol,
+            reserved: 0,
+        }
+    }
+}
+
+impl Datagram {
+    /// In two words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        [
+            (self.source.wire() as u64) << 32 | self.destination.wire() as u64,
+            (self.id.wire() as u64) << 8 | self.protocol as u64,
+        ]
+    }
+
+    /// The reverse of [`Datagram::words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([addresses, rest]: [u64; 2]) -> Self {
+        Self {
+            source: Addr::from_wire((addresses >> 32) as u32),
+            destination: Addr::from_wire(addresses as u32),
+            id: Be16::from_wire((rest >> 8) as u16),
+            protocol: rest as u8,
             reserved: 0,
         }
     }
@@ -152,15 +183,6 @@ const fn outcome(found: &Found) -> Outcome {
     }
 }
 
-/// The EIP that a VM goes out by.
-#[inline(always)]
-pub fn eip_of<T: Tables + ?Sized>(tables: &T, vm: Addr) -> Option<Addr> {
-    tables
-        .address(vm)
-        .map(|entry| entry.eip)
-        .filter(|eip| !eip.is_none())
-}
-
 /// The first half, before routing: where is this packet really going? (Rules 1, 5, 6, 7 and the answers to 3, 5, 7.)
 ///
 /// The order: a 1:1 mapping beats sessions, so that one that was just added is not overridden by what was there before;
@@ -178,13 +200,11 @@ pub fn destination<T: Tables + ?Sized>(
     segment: Option<&Segment>,
 ) -> Result<Plan, Outcome> {
     let mut plan = Plan::new(ends_of(ip, segment));
-    let Some(entry) = tables.address(ip.destination) else {
-        return Ok(plan);
-    };
+    let entry = tables.address(ip.destination);
     let from_outside = ingress.has(Interface::UPLINK);
     let is_eip = !entry.vm.is_none();
     if !is_eip && entry.flags == 0 {
-        // A VM's own, private address.
+        // Anybody's, or a VM's own, private address.
         return Ok(plan);
     }
     let stateless = Plan {
@@ -258,7 +278,11 @@ fn opening<T: Tables + ?Sized>(
         destination_port,
         ..
     } = flow.ends;
+    // The middle of a connection that no session knows was another VM's, or is nobody's: the router's own stack resets it.
+    let may_begin = flow.protocol != TCP
+        || segment.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
     if entry.has(AddressEntry::FORWARDS)
+        && may_begin
         && matches!(flow.protocol, TCP | UDP)
         && let Some(forward) = tables.forward(&ForwardKey {
             eip: destination,
@@ -331,7 +355,8 @@ pub fn source<T: Tables + ?Sized>(
             None => {}
         }
     }
-    if let Some(eip) = eip_of(tables, ip.source) {
+    let AddressEntry { eip, .. } = tables.address(ip.source);
+    if !eip.is_none() {
         return Ok(Plan {
             ends: Ends {
                 source: eip,
@@ -398,6 +423,30 @@ fn ends_of(ip: &Ipv4, segment: Option<&Segment>) -> Ends {
 }
 
 impl Plan {
+    /// In words, for memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        let [a, b, c] = self.ends.words();
+        let flags = (self.settled as u32) << 16 | (self.by_session as u32) << 17;
+        [a, b, c, flags | self.outcome as u32]
+    }
+
+    /// The reverse of [`Plan::words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([a, b, c, d]: [u32; 4]) -> Self {
+        Self {
+            ends: Ends::of_words(a, b, c),
+            settled: d & 1 << 16 != 0,
+            by_session: d & 1 << 17 != 0,
+            outcome: match Outcome::from_number(d & 0xffff) {
+                Some(outcome) => outcome,
+                None => Outcome::Routed,
+            },
+        }
+    }
+
     /// What it makes of the packet.
     #[inline(always)]
     #[must_use]

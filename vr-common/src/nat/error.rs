@@ -5,11 +5,10 @@
 //! some *X*; so the packet was the reverse of *X* when it came, and the error is for *X*'s destination.
 
 use super::{
-    Rewrite, Tables,
-    decide::{Plan, eip_of},
+    Rewrite, Tables, decide::Plan,
 };
 use crate::{
-    layout::Interface,
+    layout::{AddressEntry, Interface},
     outcome::Outcome,
     session::{
         Found,
@@ -56,9 +55,7 @@ pub fn destination<T: Tables + ?Sized>(
         plan: Plan::new(between(ip.source, ip.destination)),
         quoted: Rewrite::none(&quote.ip),
     };
-    let Some(entry) = tables.address(ip.destination) else {
-        return unchanged;
-    };
+    let entry = tables.address(ip.destination);
     let from_outside = ingress.has(Interface::UPLINK);
     if from_outside && !entry.vm.is_none() {
         // An error that comes to an EIP quotes what its VM sent by that EIP. A quote from anybody else is none of the VM's
@@ -130,7 +127,8 @@ pub fn source<T: Tables + ?Sized>(
     {
         return Ok(so_far);
     }
-    let eip = eip_of(tables, ip.source);
+    let AddressEntry { eip, .. } = tables.address(ip.source);
+    let known_by = if eip.is_none() { egress.address } else { eip };
     so_far.plan.settled = true;
     so_far.plan.outcome = Outcome::EipOut;
     if tables.has_sessions(quote.ip.destination)
@@ -140,17 +138,21 @@ pub fn source<T: Tables + ?Sized>(
         so_far.plan.ends.source = if answer.sort == Sort::Plain {
             ip.source
         } else {
-            sender(ip, quote, &answer, eip.unwrap_or(egress.address))
+            sender(ip, quote, &answer, known_by)
         };
         so_far.quoted = quoted(flow, &answer);
         return Ok(so_far);
     }
-    if let Some(quoted_eip) = eip_of(tables, quote.ip.destination) {
+    let quoted_eip = tables.address(quote.ip.destination).eip;
+    if !quoted_eip.is_none() {
         so_far.quoted.destination = quoted_eip;
-        so_far.plan.ends.source = eip.unwrap_or(egress.address);
+        so_far.plan.ends.source = known_by;
         return Ok(so_far);
     }
-    so_far.plan.ends.source = eip.ok_or(Outcome::Untranslatable)?;
+    if eip.is_none() {
+        return Err(Outcome::Untranslatable);
+    }
+    so_far.plan.ends.source = eip;
     Ok(so_far)
 }
 
@@ -197,6 +199,6 @@ pub fn own<T: Tables + ?Sized>(
         return None;
     }
     let mut quoted = Rewrite::none(&quote.ip);
-    quoted.destination = eip_of(tables, quote.ip.destination)?;
-    Some(quoted)
+    quoted.destination = tables.address(quote.ip.destination).eip;
+    (!quoted.destination.is_none()).then_some(quoted)
 }

@@ -12,15 +12,30 @@ use crate::{
     },
 };
 
-/// What tells the flows of one host apart, as it is to be.
+/// What tells the flows of one host apart, as it is to be. (No enum with a payload: where there is none, the compiler copies
+/// an undefined register, which the verifier refuses.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ports {
-    /// As it is, or there is nothing such.
-    Kept,
-    /// Both ports of TCP or UDP, in memory order.
-    Pair(u32),
-    /// The identifier of an ICMP query, in memory order.
-    Identifier(u16),
+struct Ports {
+    what: What,
+    /// In memory order; 0 where nothing changes.
+    new: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Nothing.
+    Nothing,
+    /// Both ports of TCP or UDP.
+    Pair,
+    /// The identifier of an ICMP query, in the lower half.
+    Identifier,
+}
+
+impl Ports {
+    const KEPT: Self = Self {
+        what: What::Nothing,
+        new: 0,
+    };
 }
 
 /// The addresses and ports that a packet is to bear.
@@ -41,7 +56,7 @@ impl Rewrite {
         Self {
             source: ip.source,
             destination: ip.destination,
-            ports: Ports::Kept,
+            ports: Ports::KEPT,
         }
     }
 
@@ -53,13 +68,17 @@ impl Rewrite {
             && flow.ends.destination_port == ends.destination_port;
         let [a, b] = ends.source_port.wire().to_ne_bytes();
         let [c, d] = ends.destination_port.wire().to_ne_bytes();
-        let ports = match flow.protocol {
-            _ if same => Ports::Kept,
-            TCP | UDP => Ports::Pair(u32::from_ne_bytes([a, b, c, d])),
-            ICMP if flow.asks() => Ports::Identifier(ends.source_port.wire()),
-            ICMP => Ports::Identifier(ends.destination_port.wire()),
-            _ => Ports::Kept,
+        let (what, new) = match flow.protocol {
+            _ if same => (What::Nothing, 0),
+            TCP | UDP => (What::Pair, u32::from_ne_bytes([a, b, c, d])),
+            ICMP if flow.asks() => (What::Identifier, u32::from(ends.source_port.wire())),
+            ICMP => (
+                What::Identifier,
+                u32::from(ends.destination_port.wire()),
+            ),
+            _ => (What::Nothing, 0),
         };
+        let ports = Ports { what, new };
         Self {
             source: ends.source,
             destination: ends.destination,
@@ -74,7 +93,7 @@ impl Rewrite {
         Self {
             source: ends.source,
             destination: ends.destination,
-            ports: Ports::Kept,
+            ports: Ports::KEPT,
         }
     }
 
@@ -82,7 +101,7 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub fn changes(&self, ip: &Ipv4) -> bool {
-        self.source != ip.source || self.destination != ip.destination || self.ports != Ports::Kept
+        self.source != ip.source || self.destination != ip.destination || self.ports.what != What::Nothing
     }
 
     /// Writes what is new, takes `hops` off the TTL, and keeps the header and transport checksums right.
@@ -100,7 +119,7 @@ impl Rewrite {
                     words,
                     zero,
                 )?;
-            } else if let Ports::Identifier(_) = self.ports {
+            } else if self.ports.what == What::Identifier {
                 let at = ip.payload_at() + icmp::CHECKSUM;
                 let checksum = packet.u16(at)?;
                 packet.set_u16(at, csum::update(checksum, words))?;
@@ -120,14 +139,13 @@ impl Rewrite {
         }
         let mut words = self.ports_delta(packet, ip)?;
         let mut covered = ip.address_delta(self.source, self.destination).and(words);
-        let found = match (TransportChecksum::find(ip, quote.end()), self.ports) {
-            (None, Ports::Identifier(_)) => {
-                covered = words;
-                Some((ip.payload_at() + icmp::CHECKSUM, ZeroChecksum::IsASum))
-            }
-            (found, _) => found.map(|found| (found.at, found.zero)),
-        };
-        if let Some((at, zero)) = found {
+        let (mut at, mut zero) = TransportChecksum::find(ip, quote.end())
+            .map_or((0, ZeroChecksum::IsASum), |found| (found.at, found.zero));
+        if self.ports.what == What::Identifier {
+            covered = words;
+            (at, zero) = (ip.payload_at() + icmp::CHECKSUM, ZeroChecksum::IsASum);
+        }
+        if at != 0 {
             let old = packet.u16(at)?;
             let new = match zero {
                 ZeroChecksum::MeansNone if old == 0 => old,
@@ -147,21 +165,23 @@ impl Rewrite {
     #[inline(always)]
     fn ports_delta<P: Packet + ?Sized>(&self, packet: &P, ip: &Ipv4) -> Option<Delta> {
         let delta = Delta::default();
-        Some(match self.ports {
-            Ports::Kept => delta,
-            Ports::Pair(new) => delta.dword(packet.u32(ip.payload_at())?, new),
-            Ports::Identifier(new) => {
-                delta.word(packet.u16(ip.payload_at() + icmp::IDENTIFIER)?, new)
+        let at = ip.payload_at();
+        Some(match self.ports.what {
+            What::Nothing => delta,
+            What::Pair => delta.dword(packet.u32(at)?, self.ports.new),
+            What::Identifier => {
+                delta.word(packet.u16(at + icmp::IDENTIFIER)?, self.ports.new as u16)
             }
         })
     }
 
     #[inline(always)]
     fn write_ports<P: Packet + ?Sized>(&self, packet: &mut P, ip: &Ipv4) -> Option<()> {
-        match self.ports {
-            Ports::Kept => Some(()),
-            Ports::Pair(new) => packet.set_u32(ip.payload_at(), new),
-            Ports::Identifier(new) => packet.set_u16(ip.payload_at() + icmp::IDENTIFIER, new),
+        let at = ip.payload_at();
+        match self.ports.what {
+            What::Nothing => Some(()),
+            What::Pair => packet.set_u32(at, self.ports.new),
+            What::Identifier => packet.set_u16(at + icmp::IDENTIFIER, self.ports.new as u16),
         }
     }
 }

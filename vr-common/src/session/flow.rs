@@ -4,6 +4,7 @@ use crate::{
     packet::Packet,
     wire::{
         Addr, Be16,
+        icmp::IDENTIFIER,
         ipv4::Ipv4,
         transport::{ICMP, TCP, UDP},
     },
@@ -27,6 +28,32 @@ pub struct Ends {
 const _: () = assert!(size_of::<Ends>() == 12 && align_of::<Ends>() == 4);
 
 impl Ends {
+    /// From words as they lie in memory; the ports are one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_words(source: u32, destination: u32, ports: u32) -> Self {
+        let [a, b, c, d] = ports.to_ne_bytes();
+        Self {
+            source: Addr::from_wire(source),
+            destination: Addr::from_wire(destination),
+            source_port: Be16::from_wire(u16::from_ne_bytes([a, b])),
+            destination_port: Be16::from_wire(u16::from_ne_bytes([c, d])),
+        }
+    }
+
+    /// The words as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 3] {
+        let [a, b] = self.source_port.wire().to_ne_bytes();
+        let [c, d] = self.destination_port.wire().to_ne_bytes();
+        [
+            self.source.wire(),
+            self.destination.wire(),
+            u32::from_ne_bytes([a, b, c, d]),
+        ]
+    }
+
     /// The ends as the answer bears them.
     #[inline(always)]
     #[must_use]
@@ -65,10 +92,14 @@ impl Flow {
     /// where they get their source. Only what gets both has such a key.
     pub const HALFWAY: u8 = 4;
 
-    /// The flow that a packet belongs to, read from the transport header at `at`, of which the bytes up to `end` are there.
-    /// `None` if it is cut short.
+    /// The header is not there, or says nothing that tells flows apart: a fragment after the first, a packet that is cut short, an
+    /// ICMP message that neither asks nor answers. Such a flow is in no index. (A flag and not an `Option`: of what is
+    /// not there the compiler copies undefined registers about, which the verifier refuses.)
+    pub const UNKNOWN: u8 = 8;
+
+    /// The flow that a packet belongs to, read from its transport header, of which the bytes up to `end` are there.
     #[inline(always)]
-    pub fn read<P: Packet + ?Sized>(packet: &P, ip: &Ipv4, end: usize) -> Option<Self> {
+    pub fn read<P: Packet + ?Sized>(packet: &P, ip: &Ipv4, end: usize) -> Self {
         let at = ip.payload_at();
         let mut flow = Self {
             ends: Ends {
@@ -77,39 +108,90 @@ impl Flow {
                 ..Ends::default()
             },
             protocol: ip.protocol,
-            kind: 0,
+            kind: Self::UNKNOWN,
             reserved: 0,
         };
-        match ip.protocol {
-            TCP | UDP => {
-                if at + 8 > end {
-                    return None;
-                }
-                let [a, b, c, d] = packet.u32(at)?.to_ne_bytes();
-                flow.ends.source_port = Be16::from_wire(u16::from_ne_bytes([a, b]));
-                flow.ends.destination_port = Be16::from_wire(u16::from_ne_bytes([c, d]));
-            }
-            ICMP => {
-                if at + 8 > end {
-                    return None;
-                }
-                let id = Be16::from_wire(packet.u16(at + 4)?);
-                flow.kind = match packet.u8(at)? {
-                    8 => Self::ASKS,
-                    0 => 0,
-                    13 => Self::ASKS | Self::TIMESTAMP,
-                    14 => Self::TIMESTAMP,
-                    _ => return None,
-                };
-                if flow.asks() {
-                    flow.ends.source_port = id;
-                } else {
-                    flow.ends.destination_port = id;
-                }
-            }
-            _ => {}
+        if ip.fragment.offset() != 0 {
+            return flow;
         }
-        Some(flow)
+        if !flow.has_ports() {
+            flow.kind = 0;
+            return flow;
+        }
+        if at + 8 > end {
+            return flow;
+        }
+        if ip.protocol == ICMP {
+            let Some(kind) = packet.u8(at) else {
+                return flow;
+            };
+            let Some(id) = packet.u16(at + IDENTIFIER) else {
+                return flow;
+            };
+            let id = Be16::from_wire(id);
+            match kind {
+                8 => (flow.kind, flow.ends.source_port) = (Self::ASKS, id),
+                0 => (flow.kind, flow.ends.destination_port) = (0, id),
+                13 => {
+                    (flow.kind, flow.ends.source_port) = (Self::ASKS | Self::TIMESTAMP, id);
+                }
+                14 => (flow.kind, flow.ends.destination_port) = (Self::TIMESTAMP, id),
+                _ => {}
+            }
+            return flow;
+        }
+        if let Some(ports) = packet.u32(at) {
+            flow.ends = Ends::of_words(ip.source.wire(), ip.destination.wire(), ports);
+            flow.kind = 0;
+        }
+        flow
+    }
+
+    /// The flow itself, if it is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn known(&self) -> Option<&Self> {
+        if self.kind & Self::UNKNOWN == 0 {
+            Some(self)
+        } else {
+            None
+        }
+    }
+
+    /// In two words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        let Ends {
+            source,
+            destination,
+            source_port,
+            destination_port,
+        } = self.ends;
+        [
+            (source.wire() as u64) << 32 | destination.wire() as u64,
+            (source_port.wire() as u64) << 48
+                | (destination_port.wire() as u64) << 32
+                | (self.protocol as u64) << 8
+                | self.kind as u64,
+        ]
+    }
+
+    /// The reverse of [`Flow::words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([addresses, rest]: [u64; 2]) -> Self {
+        Self {
+            ends: Ends {
+                source: Addr::from_wire((addresses >> 32) as u32),
+                destination: Addr::from_wire(addresses as u32),
+                source_port: Be16::from_wire((rest >> 48) as u16),
+                destination_port: Be16::from_wire((rest >> 32) as u16),
+            },
+            protocol: (rest >> 8) as u8,
+            kind: rest as u8,
+            reserved: 0,
+        }
     }
 
     /// The same protocol and kind between other ends.

@@ -4,8 +4,10 @@
 //! whichever CPU does it. It counts the sessions that hold it, and knows when the last of them ends.
 
 use super::{
-    record::{BLOCKS, Endpoint, Mapping, Session, Settings, Ticks, ports_of},
+    flow::Ends,
+    record::{BLOCKS, Endpoint, Mapping, Session, Settings, Sort, Ticks, ports_of},
     store::Store,
+    track,
 };
 use crate::wire::{Addr, Be16};
 
@@ -49,6 +51,16 @@ impl Outside {
         }
     }
 
+    /// The one that the source of a new session becomes that is masqueraded.
+    #[inline(always)]
+    pub(super) fn of(settings: &Settings, is_hairpin: bool, host: Addr) -> Self {
+        if is_hairpin {
+            Self::uplink(settings)
+        } else {
+            Self::of_host(settings, host)
+        }
+    }
+
     /// The side of those that are mapped to it.
     #[inline(always)]
     #[must_use]
@@ -81,45 +93,94 @@ impl Session {
 
     #[inline(always)]
     const fn is_inbound(&self) -> bool {
-        self.sort == super::record::Sort::Inbound as u8
+        self.sort == Sort::Inbound as u8
     }
 }
 
-/// The outside port of a host's port, and the mapping's serial: the one that it has, or a new one. The caller's session
-/// holds it from now on. `None` if all ports are taken.
+/// Gives the session in a slot the outside port of its host's port: the one that it has, or a new one. The session holds the
+/// mapping from now on. `false` if all ports are taken.
 #[inline(always)]
-pub fn obtain<S: Store + ?Sized>(
+pub fn map_source<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
+    let Some(settings) = store.settings() else {
+        return false;
+    };
+    let Some(session) = store.slot(slot) else {
+        return false;
+    };
+    let is_hairpin = session.sort != Sort::Masquerade as u8;
+    let outside = Outside::of(settings, is_hairpin, session.flow.ends.source);
+    let inside = Endpoint {
+        address: session.flow.ends.source,
+        port: session.flow.ends.source_port,
+        protocol: session.flow.protocol,
+        side: outside.inside(),
+    };
+    let expires = store
+        .now()
+        .wrapping_add(track::timeout(&session, settings));
+    let mut obtained = existing(store, &inside, &outside, expires);
+    if obtained.is_none() {
+        obtained = allocate(store, settings, &inside, &outside, expires);
+    }
+    let Obtained { port, serial } = obtained;
+    store.set_source(slot, outside.address, port, serial);
+    !obtained.is_none()
+}
+
+/// An outside port, and the serial of its mapping: 0 if none was to be had. (No `Option`: see [`super::flow::Flow::UNKNOWN`].)
+#[derive(Clone, Copy)]
+struct Obtained {
+    port: Be16,
+    serial: u32,
+}
+
+impl Obtained {
+    const NONE: Self = Self {
+        port: Be16::new(0),
+        serial: 0,
+    };
+
+    #[inline(always)]
+    const fn is_none(&self) -> bool {
+        self.serial == 0
+    }
+}
+
+/// The mapping that a host's port has, held once more.
+#[inline(always)]
+fn existing<S: Store + ?Sized>(
     store: &S,
-    settings: &Settings,
     inside: &Endpoint,
     outside: &Outside,
     expires: Ticks,
-) -> Option<(Be16, u32)> {
-    if let Some(mapping) = store.mapping(inside) {
-        let endpoint = Endpoint {
-            address: mapping.address,
+) -> Obtained {
+    let Some(mapping) = store.mapping(inside) else {
+        return Obtained::NONE;
+    };
+    let endpoint = Endpoint {
+        address: mapping.address,
+        port: mapping.port,
+        protocol: inside.protocol,
+        side: Endpoint::OUTSIDE,
+    };
+    if mapping.address == outside.address
+        && store
+            .mapping(&endpoint)
+            .is_some_and(|truth| truth.serial == mapping.serial)
+    {
+        store.hold_mapping(&endpoint, 1);
+        store.extend_mapping(&endpoint, expires);
+        return Obtained {
             port: mapping.port,
-            protocol: inside.protocol,
-            side: Endpoint::OUTSIDE,
+            serial: mapping.serial,
         };
-        let stands = mapping.address == outside.address
-            && store.mapping(&endpoint).is_some_and(|truth| {
-                truth.serial == mapping.serial
-                    && truth.address == inside.address
-                    && truth.port == inside.port
-            });
-        if stands {
-            store.hold_mapping(&endpoint, 1);
-            store.extend_mapping(&endpoint, expires);
-            return Some((mapping.port, mapping.serial));
-        }
-        store.unmap(inside);
     }
-    allocate(store, settings, inside, outside, expires)
+    store.unmap(inside);
+    Obtained::NONE
 }
 
 /// Maps to a port that nobody has: the host's own if that is free, else one of the same parity if there is one
-/// (RFC 4787 REQ-4).
+/// (RFC 4787 REQ-4). The outside is entered first.
 #[inline(always)]
 fn allocate<S: Store + ?Sized>(
     store: &S,
@@ -127,8 +188,8 @@ fn allocate<S: Store + ?Sized>(
     inside: &Endpoint,
     outside: &Outside,
     expires: Ticks,
-) -> Option<(Be16, u32)> {
-    let serial = store.random();
+) -> Obtained {
+    let serial = store.random() | 1;
     let mapping = Mapping {
         address: inside.address,
         port: inside.port,
@@ -141,25 +202,68 @@ fn allocate<S: Store + ?Sized>(
     };
     let own = inside.port.get();
     let random = store.random();
-    let block = if settings.is_pooled(inside.protocol, inside.port) {
-        u32::from(own >> 8)
-    } else {
-        roomy_block(store, settings, inside.protocol, outside.pool, random)?
-    };
-    if let Some(port) = take(store, inside, outside, &mapping, Be16::new((block << 8) as u16 | (own & 0xff))) {
-        return Some((port, serial));
-    }
-    // Somebody has it.
-    let block = roomy_block(store, settings, inside.protocol, outside.pool, random)?;
-    let start = (random >> 8) & 0xfe | u32::from(own & 1);
-    for step in 0..BLOCKS {
-        let low = (start + 2 * step + (step >> 7)) & 0xff;
-        let port = Be16::new((block << 8 | low) as u16);
-        if let Some(port) = take(store, inside, outside, &mapping, port) {
-            return Some((port, serial));
+    let mut port = inside.port;
+    if !settings.is_pooled(inside.protocol, port)
+        || !take(store, inside, outside, &mapping, port)
+    {
+        let block = roomy_block(store, settings, inside.protocol, outside.pool, random);
+        let start = (random >> 8) & 0xfe | u32::from(own & 1);
+        port = take_one_of(store, inside, outside, &mapping, block, start);
+        if port == Be16::new(0) {
+            return Obtained::NONE;
         }
     }
-    None
+    store.count_ports(ports_of(outside.pool, inside.protocol) + u32::from(port.get() >> 8), 1);
+    let back = Mapping {
+        address: outside.address,
+        port,
+        side: Endpoint::OUTSIDE,
+        ..mapping
+    };
+    if store.map(inside, &back) {
+        return Obtained { port, serial };
+    }
+    // Another CPU has mapped this host's port at the same time, or the map is full.
+    let endpoint = Endpoint {
+        address: outside.address,
+        port,
+        protocol: inside.protocol,
+        side: Endpoint::OUTSIDE,
+    };
+    remove(store, &endpoint, &mapping);
+    Obtained::NONE
+}
+
+/// Takes a free port of a block, the first of `start`'s parity from there on, or else of the other; 0 if there is none.
+#[inline(always)]
+fn take_one_of<S: Store + ?Sized>(
+    store: &S,
+    inside: &Endpoint,
+    outside: &Outside,
+    mapping: &Mapping,
+    block: u32,
+    start: u32,
+) -> Be16 {
+    let mut endpoint = Endpoint {
+        address: outside.address,
+        port: Be16::new(0),
+        protocol: inside.protocol,
+        side: Endpoint::OUTSIDE,
+    };
+    for step in 0..BLOCKS {
+        let low = (start + 2 * step + (step >> 7)) & 0xff;
+        endpoint.port = Be16::new((block << 8 | low) as u16);
+        if store.map(&endpoint, mapping) {
+            return endpoint.port;
+        }
+    }
+    // All taken; but one may be over.
+    let port = Be16::new((block << 8 | start & 0xff) as u16);
+    if take(store, inside, outside, mapping, port) {
+        port
+    } else {
+        Be16::new(0)
+    }
 }
 
 /// A block with room: a random one that is not nearly full, or else the emptiest.
@@ -170,27 +274,26 @@ fn roomy_block<S: Store + ?Sized>(
     protocol: u8,
     pool: u8,
     random: u32,
-) -> Option<u32> {
+) -> u32 {
     /// In a block this full every eighth port is still free.
     const ROOMY: u32 = BLOCKS * 7 / 8;
     let row = ports_of(pool, protocol);
-    let mut emptiest = None;
-    let mut fewest = BLOCKS;
+    // Should all be full, the mappings of this one may be over by now.
+    let (mut emptiest, mut fewest) = (4 + (random & 0x3f), u32::MAX);
     for step in 0..BLOCKS {
         let block = (random + step) & 0xff;
         if !settings.is_pooled_block(protocol, block as u8) {
             continue;
         }
         let taken = store.ports(row + block);
-        if taken <= ROOMY {
-            return Some(block);
-        }
         if taken < fewest {
-            (fewest, emptiest) = (taken, Some(block));
+            (fewest, emptiest) = (taken, block);
+        }
+        if taken <= ROOMY {
+            break;
         }
     }
-    // All full: a mapping of one may be over by now.
-    emptiest.or(Some(random & 0xff).filter(|block| settings.is_pooled_block(protocol, *block as u8)))
+    emptiest
 }
 
 /// Takes a port, if it is free or its mapping is over.
@@ -201,64 +304,56 @@ fn take<S: Store + ?Sized>(
     outside: &Outside,
     mapping: &Mapping,
     port: Be16,
-) -> Option<Be16> {
+) -> bool {
     let endpoint = Endpoint {
         address: outside.address,
         port,
         protocol: inside.protocol,
         side: Endpoint::OUTSIDE,
     };
-    if !store.map(&endpoint, mapping) {
-        let other = store.mapping(&endpoint)?;
-        if other.expires.wrapping_sub(store.now()) as i32 >= 0 {
-            return None;
-        }
-        remove(store, &endpoint, &other);
-        if !store.map(&endpoint, mapping) {
-            return None;
-        }
+    if store.map(&endpoint, mapping) {
+        return true;
     }
-    store.count_ports(block_of(&endpoint, outside.pool), 1);
-    let back = Mapping {
-        address: outside.address,
-        port,
-        side: Endpoint::OUTSIDE,
-        ..*mapping
+    let Some(other) = store.mapping(&endpoint) else {
+        return false;
     };
-    if store.map(inside, &back) {
-        return Some(port);
+    if other.expires.wrapping_sub(store.now()) as i32 >= 0 {
+        return false;
     }
-    // Another CPU has mapped this host's port at the same time, or the map is full.
-    remove(store, &endpoint, mapping);
-    None
+    remove(store, &endpoint, &other);
+    store.map(&endpoint, mapping)
 }
 
-/// Has an inbound session hold the mapping that it came by; whether it is still there.
+/// Has the inbound session in a slot hold the mapping that it came by; whether that is still there.
 #[inline(always)]
-pub(super) fn join<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    session: &mut Session,
-) -> bool {
+pub(super) fn join<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> bool {
+    let Some(session) = store.slot(slot) else {
+        return false;
+    };
     let endpoint = session.mapped_endpoint();
     let Some(mapping) = store.mapping(&endpoint) else {
         return false;
     };
+    let expires = store
+        .now()
+        .wrapping_add(track::timeout(&session, settings));
     store.hold_mapping(&endpoint, 1);
-    store.extend_mapping(
-        &endpoint,
-        store
-            .now()
-            .wrapping_add(super::track::timeout(session, settings)),
-    );
-    session.mapping = mapping.serial;
-    session.flags = Session::MAPPED;
+    store.extend_mapping(&endpoint, expires);
+    let Ends {
+        source,
+        source_port,
+        ..
+    } = session.flow.ends;
+    store.set_source(slot, source, source_port, mapping.serial);
     true
 }
 
-/// A session lets go of its mapping; the last one removes it.
+/// The session in a slot lets go of its mapping; the last one removes it.
 #[inline(always)]
-pub(super) fn release<S: Store + ?Sized>(store: &S, session: &Session) {
+pub fn release<S: Store + ?Sized>(store: &S, slot: u32) {
+    let Some(session) = store.slot(slot) else {
+        return;
+    };
     let endpoint = session.mapped_endpoint();
     let Some(mapping) = store.mapping(&endpoint) else {
         return;

@@ -17,6 +17,15 @@ pub use find::{Found, Segment, before, find, peek};
 pub use mapping::inside_of;
 pub use open::{Opening, open};
 
+/// The long steps of [`open`], which a kernel calls as subprograms.
+pub mod step {
+    pub use super::{
+        mapping::{map_source, release},
+        open::enter,
+        reclaim::acquire,
+    };
+}
+
 use record::{Host, Session};
 
 impl Session {

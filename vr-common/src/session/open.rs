@@ -5,17 +5,17 @@
 //! then it is written.
 
 use super::{
-    find::{Found, Segment},
+    find::Segment,
     flow::{Ends, Flow},
     mapping::{self, Outside},
     reclaim::{self, is_dead_at},
-    record::{Direction, Endpoint, Host, Place, Session, Settings, Sort},
+    record::{Direction, Host, Place, Session, Settings, Sort},
     store::{Queue, Store},
-    track::{self, TCP_RST},
+    track::TCP_RST,
 };
 use crate::{
     outcome::Outcome,
-    wire::{Addr, Be16},
+    wire::{Addr, Be16, transport::ICMP},
 };
 
 /// A session to be begun.
@@ -34,21 +34,29 @@ pub struct Opening {
 /// Ports that are tried where a session must have one that its peer does not see from us yet.
 const TRIES: u32 = 32;
 
-/// Begins a session.
+/// Begins a session; where its first direction is.
 ///
 /// # Errors
 /// Why there is none: a limit ([`Outcome::HostLimit`], [`Outcome::HalfOpenLimit`], [`Outcome::TableFull`]), no port
 /// ([`Outcome::NoPort`]), or nothing to begin one by ([`Outcome::Untranslatable`]).
 #[inline(always)]
-pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Found, Outcome> {
+pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Outcome> {
     let settings = store.settings().ok_or(Outcome::TableFull)?;
     let flow = opening.segment.flow;
-    if opening.segment.tcp_flags & TCP_RST != 0 {
-        // It ends a connection that nobody here knows.
+    let is_idle_answer = flow.protocol == ICMP && !flow.asks();
+    if opening.segment.tcp_flags & TCP_RST != 0 || is_idle_answer {
+        // It ends, or answers, what nobody here knows.
         return Err(Outcome::Untranslatable);
     }
+    let host = if opening.sort.is_from_outside() {
+        opening.destination
+    } else {
+        flow.ends.source
+    };
+    admit(store, settings, host, opening.sort)?;
+    let slot = store.acquire().ok_or(Outcome::TableFull)?;
     let now = store.now();
-    let mut session = Session {
+    let session = Session {
         serial: store.random() | 1,
         last_seen: now,
         flow,
@@ -62,21 +70,18 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Found, Ou
         created: now,
         ..Session::EMPTY
     };
-    admit(store, settings, &session, opening.sort)?;
-    let slot = reclaim::acquire(store, settings).ok_or(Outcome::TableFull)?;
-    let outcome = match outside(settings, &session, opening.sort) {
-        Some(outside) => masquerade(store, settings, slot, &mut session, outside),
-        None => keep_source(store, settings, slot, &mut session),
-    };
-    if let Err(outcome) = outcome {
+    let serial = session.serial;
+    let begun = session.begun();
+    store.fill(slot, &session);
+    if !settle(store, settings, slot, opening) {
         store.clear(slot);
         store.push(Queue::Free, slot);
-        // Another CPU may have begun this very session with the packet before or after.
-        return super::peek(store, &flow).ok_or(outcome);
+        // Another CPU may have begun this very session, with the packet before or after this one.
+        return store.place(&flow).ok_or(Outcome::NoPort);
     }
-    store.count_host(session.inside_host(), session.begun());
+    store.count_host(host, begun);
     store.push(Queue::Young, slot);
-    Found::of(&session, Direction::Forth).ok_or(Outcome::Untranslatable)
+    Ok(Place::new(slot, serial, Direction::Forth))
 }
 
 /// Whether the host inside may have one more.
@@ -84,12 +89,12 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Found, Ou
 fn admit<S: Store + ?Sized>(
     store: &S,
     settings: &Settings,
-    session: &Session,
+    host: Addr,
     sort: Sort,
 ) -> Result<(), Outcome> {
     let Host {
         counted, half_open, ..
-    } = store.host(session.inside_host());
+    } = store.host(host);
     if counted >= settings.sessions_per_host as i32 {
         return Err(Outcome::HostLimit);
     }
@@ -99,170 +104,97 @@ fn admit<S: Store + ?Sized>(
     Ok(())
 }
 
-/// The address that a session's source becomes; `None` if it stays.
+/// Finds the source that the session leaves with, and enters it; whether that was possible.
 #[inline(always)]
-fn outside(settings: &Settings, session: &Session, sort: Sort) -> Option<Outside> {
-    if sort.is_hairpin() {
-        return Some(Outside::uplink(settings));
-    }
-    (sort == Sort::Masquerade).then(|| Outside::of_host(settings, session.flow.ends.source))
-}
-
-/// Enters a session whose source becomes one of the router's own.
-#[inline(always)]
-fn masquerade<S: Store + ?Sized>(
+fn settle<S: Store + ?Sized>(
     store: &S,
     settings: &Settings,
     slot: u32,
-    session: &mut Session,
-    outside: Outside,
-) -> Result<(), Outcome> {
-    session.translated.source = outside.address;
-    if !session.flow.has_ports() {
-        return if enter(store, settings, slot, session) {
-            Ok(())
-        } else {
-            Err(Outcome::NoPort)
-        };
+    opening: &Opening,
+) -> bool {
+    let flow = &opening.segment.flow;
+    let Ends {
+        source,
+        source_port,
+        ..
+    } = flow.ends;
+    let mut from = source;
+    if opening.sort.is_masqueraded() {
+        from = Outside::of(settings, opening.sort.is_hairpin(), source).address;
+        store.set_source(slot, from, source_port, 0);
     }
-    if !session.flow.asks() && session.flow.protocol == crate::wire::transport::ICMP {
-        // An answer that nobody asked for.
-        return Err(Outcome::Untranslatable);
-    }
-    let inside = Endpoint {
-        address: session.flow.ends.source,
-        port: session.flow.ends.source_port,
-        protocol: session.flow.protocol,
-        side: outside.inside(),
+    let is_mapped = if opening.sort.is_masqueraded() {
+        flow.has_ports() && store.map_source(slot)
+    } else {
+        opening.sort == Sort::Inbound && mapping::join(store, settings, slot)
     };
-    let expires = store.now().wrapping_add(track::timeout(session, settings));
-    if let Some((port, serial)) = mapping::obtain(store, settings, &inside, &outside, expires) {
-        session.translated.source_port = port;
-        session.mapping = serial;
-        session.flags = Session::MAPPED;
-        if enter(store, settings, slot, session) {
-            return Ok(());
-        }
-        mapping::release(store, session);
-        session.flags = 0;
+    // Where there is no mapping to be had the own port is tried first too, unless the host could not be told from another
+    // then: its answers may be another's already.
+    if (is_mapped || !opening.sort.is_masqueraded() || !flow.has_ports())
+        && store.enter_session(slot)
+    {
+        return true;
     }
-    // All ports are mapped, or this peer sees the port from another host already. Any port will do that it does not see yet.
+    if is_mapped {
+        store.release(slot);
+    }
+    if !flow.has_ports() || !(opening.sort.is_masqueraded() || opening.sort == Sort::Forward) {
+        return false;
+    }
+    // All ports are mapped, or this peer sees the port from another already. Any port will do that it does not see yet.
+    let Some(port) = vacant_port(store, settings, slot) else {
+        return false;
+    };
+    store.set_source(slot, from, port, 0);
+    store.enter_session(slot)
+}
+
+/// A port that the session's peer does not see from us yet.
+#[inline(always)]
+fn vacant_port<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> Option<Be16> {
+    let mut answer = store.slot(slot)?.arriving(Direction::Back);
+    // An ICMP query's answer has its identifier where a port would be.
     let any = store.random();
     for step in 0..TRIES {
         let port = Be16::new(any.wrapping_add(step.wrapping_mul(0x9e37)) as u16);
-        if !settings.is_pooled(session.flow.protocol, port) {
-            continue;
-        }
-        session.translated.source_port = port;
-        if enter(store, settings, slot, session) {
-            return Ok(());
+        answer.ends.destination_port = port;
+        if settings.is_pooled(answer.protocol, port) && store.place(&answer).is_none() {
+            return Some(port);
         }
     }
-    Err(Outcome::NoPort)
+    None
 }
 
-/// Enters a session whose source stays, but for the port where two clients' flows would be one to the VM.
+/// Enters the flows of the session in a slot, all or none. The answers' first: that is what may not be given away twice.
 #[inline(always)]
-fn keep_source<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    slot: u32,
-    session: &mut Session,
-) -> Result<(), Outcome> {
-    if let Some(sort) = Sort::from_number(session.sort)
-        && sort == Sort::Inbound
-        && !mapping::join(store, settings, session)
-    {
-        return Err(Outcome::NoPort);
-    }
-    if enter(store, settings, slot, session) {
-        return Ok(());
-    }
-    if session.sort == Sort::Forward as u8 && session.flow.has_ports() {
-        let any = store.random();
-        for step in 0..TRIES {
-            let port = (any.wrapping_add(step.wrapping_mul(0x9e37)) as u16) | 0x0400;
-            session.translated.source_port = Be16::new(port);
-            if enter(store, settings, slot, session) {
-                return Ok(());
-            }
-        }
-    }
-    if session.flags & Session::MAPPED != 0 {
-        mapping::release(store, session);
-    }
-    Err(Outcome::NoPort)
-}
-
-/// Writes the session and enters its flows, all or none. The answers' first: that is what may not be given away twice.
-#[inline(always)]
-fn enter<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    slot: u32,
-    session: &Session,
-) -> bool {
-    store.fill(slot, session);
+pub fn enter<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
+    let Some(settings) = store.settings() else {
+        return false;
+    };
+    let Some(session) = store.slot(slot) else {
+        return false;
+    };
     let place = |direction| Place::new(slot, session.serial, direction);
     let back = session.arriving(Direction::Back);
     if !enter_one(store, settings, &back, place(Direction::Back)) {
         return false;
     }
-    if enter_halfway(store, settings, slot, session) {
-        if enter_one(store, settings, &session.flow, place(Direction::Forth)) {
-            return true;
-        }
-        leave_halfway(store, slot, session);
-    }
-    store.leave(&back);
-    false
-}
-
-/// Enters the flows by which TC egress finds what TC ingress has translated by half, where there are any.
-#[inline(always)]
-fn enter_halfway<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    slot: u32,
-    session: &Session,
-) -> bool {
-    for direction in Direction::ALL {
-        if let Some(flow) = session.halfway(direction)
-            && !enter_one(
-                store,
-                settings,
-                &flow,
-                Place::new(slot, session.serial, direction),
-            )
-        {
-            leave_halfway(store, slot, session);
-            return false;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn leave_halfway<S: Store + ?Sized>(store: &S, slot: u32, session: &Session) {
+    let mut entered = true;
     for direction in Direction::ALL {
         if let Some(flow) = session.halfway(direction) {
-            reclaim::leave_own(
-                store,
-                &flow,
-                Place::new(slot, session.serial, direction),
-            );
+            entered &= enter_one(store, settings, &flow, place(direction));
         }
     }
+    if entered && enter_one(store, settings, &session.flow, place(Direction::Forth)) {
+        return true;
+    }
+    reclaim::leave_all(store, slot, &session);
+    false
 }
 
 /// Enters one flow, in place of a dead session's.
 #[inline(always)]
-fn enter_one<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    flow: &Flow,
-    place: Place,
-) -> bool {
+fn enter_one<S: Store + ?Sized>(store: &S, settings: &Settings, flow: &Flow, place: Place) -> bool {
     if store.enter(flow, place) {
         return true;
     }

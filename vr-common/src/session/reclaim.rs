@@ -7,7 +7,6 @@
 
 use super::{
     flow::Flow,
-    mapping,
     record::{Direction, Place, Session, Settings},
     store::{Queue, Store},
     track,
@@ -19,35 +18,42 @@ const YOUNG_LOOKS: u32 = 16;
 const OLD_LOOKS: u32 = 32;
 
 /// A slot for a new session, now the caller's; `None` if all hold assured ones, as far as was looked.
+///
+/// The loop only looks, and what is found is ended behind it: the verifier goes through a loop's body once for every turn.
 #[inline(always)]
-pub fn acquire<S: Store + ?Sized>(store: &S, settings: &Settings) -> Option<u32> {
+pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
     if let Some(slot) = store.pop(Queue::Free) {
         return Some(slot);
     }
+    let slot = look(store, store.settings()?)?;
+    reclaim(store, slot);
+    Some(slot)
+}
+
+/// Takes out of the queues a slot whose session may be ended.
+#[inline(always)]
+fn look<S: Store + ?Sized>(store: &S, settings: &Settings) -> Option<u32> {
     for look in 0..YOUNG_LOOKS + OLD_LOOKS {
-        let (queue, spares_assured) = if look < YOUNG_LOOKS {
-            (Queue::Young, false)
-        } else {
-            (Queue::Old, true)
-        };
-        let Some(slot) = store.pop(queue) else {
-            continue;
-        };
-        let Some(session) = store.slot(slot) else {
-            continue;
-        };
-        let stays = session.serial != 0
-            && (spares_assured || session.is_assured())
-            && !track::is_finished(&session.shown)
-            && !is_dead(store, settings, slot, &session);
-        if stays {
+        let is_young = look < YOUNG_LOOKS;
+        let slot = store.pop(if is_young { Queue::Young } else { Queue::Old });
+        if let Some(slot) = slot {
+            if !stays(store, settings, slot, is_young) {
+                return Some(slot);
+            }
             store.push(Queue::Old, slot);
-        } else {
-            reclaim(store, slot, &session);
-            return Some(slot);
         }
     }
     None
+}
+
+#[inline(always)]
+fn stays<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, is_young: bool) -> bool {
+    store.slot(slot).is_some_and(|session| {
+        session.serial != 0
+            && (!is_young || session.is_assured())
+            && !track::is_finished(&session.shown)
+            && !is_dead(store, settings, slot, &session)
+    })
 }
 
 /// Whether a session has ended, or can no longer be found: whoever took its rule away took its flows away.
@@ -77,11 +83,24 @@ pub(super) fn is_dead_at<S: Store + ?Sized>(
 
 /// Ends what a slot of the caller's holds.
 #[inline(always)]
-fn reclaim<S: Store + ?Sized>(store: &S, slot: u32, session: &Session) {
+fn reclaim<S: Store + ?Sized>(store: &S, slot: u32) {
+    let Some(session) = store.slot(slot) else {
+        return;
+    };
     if session.serial == 0 {
         return;
     }
+    if session.flags & Session::MAPPED != 0 {
+        store.release(slot);
+    }
     store.clear(slot);
+    leave_all(store, slot, &session);
+    store.count_host(session.inside_host(), session.ended());
+}
+
+/// Takes all flows of a session out.
+#[inline(always)]
+pub(super) fn leave_all<S: Store + ?Sized>(store: &S, slot: u32, session: &Session) {
     for direction in Direction::ALL {
         let place = Place::new(slot, session.serial, direction);
         leave_own(store, &session.arriving(direction), place);
@@ -89,15 +108,11 @@ fn reclaim<S: Store + ?Sized>(store: &S, slot: u32, session: &Session) {
             leave_own(store, &flow, place);
         }
     }
-    if session.flags & Session::MAPPED != 0 {
-        mapping::release(store, session);
-    }
-    store.count_host(session.inside_host(), session.ended());
 }
 
 /// Takes a flow out, unless it is another session's by now.
 #[inline(always)]
-pub(super) fn leave_own<S: Store + ?Sized>(store: &S, flow: &Flow, place: Place) {
+fn leave_own<S: Store + ?Sized>(store: &S, flow: &Flow, place: Place) {
     if store.place(flow) == Some(place) {
         store.leave(flow);
     }

@@ -25,6 +25,16 @@ pub const fn ticks_of_seconds(seconds: u32) -> Ticks {
     ((seconds as u64 * 1_000_000_000).div_ceil(1 << 30) + 1) as Ticks
 }
 
+/// The two words that lie in memory as one of twice the size, in the order of memory.
+#[inline(always)]
+pub(crate) const fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+    ]
+}
+
 /// Which of the two flows of a session.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +72,21 @@ impl Place {
         Self {
             slot: slot | (direction as u32) << 31,
             serial,
+        }
+    }
+    /// In one word that is never 0: no session has the serial 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        (self.serial as u64) << 32 | self.slot as u64
+    }
+    /// The reverse of [`Place::word`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            slot: word as u32,
+            serial: (word >> 32) as u32,
         }
     }
     /// Index into `SESSIONS`.
@@ -147,6 +172,12 @@ impl Sort {
             self,
             Self::Hairpin | Self::HairpinForward | Self::HairpinInbound
         )
+    }
+    /// Whether the source becomes one of the router's own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_masqueraded(self) -> bool {
+        matches!(self, Self::Masquerade) || self.is_hairpin()
     }
     /// The stable name, as `sessions` prints it.
     #[must_use]
@@ -242,47 +273,37 @@ impl Session {
     /// From what lies in the map.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 64]) -> Self {
-        let mut words = [0u32; 16];
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-            *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
+        let mut words = [0u64; 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
         }
-        let [
-            serial,
-            last_seen,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            g,
-            h,
-            rule,
-            mapping,
-            created,
-            ..,
-        ] = words;
-        let ends = |source, destination, ports: u32| {
-            let [a, b, c, d] = ports.to_ne_bytes();
-            Ends {
-                source: Addr::from_wire(source),
-                destination: Addr::from_wire(destination),
-                source_port: Be16::from_wire(u16::from_ne_bytes([a, b])),
-                destination_port: Be16::from_wire(u16::from_ne_bytes([c, d])),
-            }
-        };
-        let [protocol, kind, ..] = d.to_ne_bytes();
-        let [forth, back, sort, flags] = h.to_ne_bytes();
+        Self::from_words(words)
+    }
+
+    /// The same, by words: in the kernel no copy of the whole has to lie on the stack then.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 8]) -> Self {
+        let [first, a, b, c, d, e, f, _] = words;
+        let [serial, last_seen] = halves(first);
+        let [source, destination] = halves(a);
+        let [ports, kind] = halves(b);
+        let [protocol, kind, ..] = kind.to_ne_bytes();
+        let [new_source, new_destination] = halves(c);
+        let [new_ports, state] = halves(d);
+        let [forth, back, sort, flags] = state.to_ne_bytes();
+        let [rule, mapping] = halves(e);
+        let [created, _] = halves(f);
         Self {
             serial,
             last_seen,
             flow: Flow {
-                ends: ends(a, b, c),
+                ends: Ends::of_words(source, destination, ports),
                 protocol,
                 kind,
                 reserved: 0,
             },
-            translated: ends(e, f, g),
+            translated: Ends::of_words(new_source, new_destination, new_ports),
             shown: [forth, back],
             sort,
             flags,

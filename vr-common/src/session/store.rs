@@ -4,7 +4,7 @@ use super::{
     flow::Flow,
     record::{Direction, Endpoint, Host, Mapping, Place, Session, Settings, Ticks},
 };
-use crate::wire::Addr;
+use crate::wire::{Addr, Be16};
 
 /// The queues that slots are in. Whoever takes a slot out of one owns it until he puts it into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Queue {
 }
 
 /// The maps of sessions, and the clock. Each call is atomic by itself, and nothing more is.
+///
+/// The last four are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
 pub trait Store {
     /// The tick now.
     fn now(&self) -> Ticks;
@@ -39,6 +41,8 @@ pub trait Store {
     fn session(&self, place: Place) -> Option<Session>;
     /// Writes a slot that the caller owns.
     fn fill(&self, slot: u32, session: &Session);
+    /// Writes the source that a session of the caller's is to leave with, and the serial of the mapping that it holds, or 0.
+    fn set_source(&self, slot: u32, source: Addr, port: Be16, mapping: u32);
     /// Marks a slot that the caller owns as holding nothing.
     fn clear(&self, slot: u32);
     /// Notes when the last packet was seen.
@@ -70,4 +74,25 @@ pub trait Store {
     fn pop(&self, queue: Queue) -> Option<u32>;
     /// Puts a slot that the caller owns into a queue.
     fn push(&self, queue: Queue, slot: u32);
+
+    /// [`super::reclaim::acquire`].
+    #[inline(always)]
+    fn acquire(&self) -> Option<u32> {
+        super::reclaim::acquire(self)
+    }
+    /// [`super::mapping::map_source`].
+    #[inline(always)]
+    fn map_source(&self, slot: u32) -> bool {
+        super::mapping::map_source(self, slot)
+    }
+    /// [`super::mapping::release`].
+    #[inline(always)]
+    fn release(&self, slot: u32) {
+        super::mapping::release(self, slot);
+    }
+    /// [`super::open::enter`].
+    #[inline(always)]
+    fn enter_session(&self, slot: u32) -> bool {
+        super::open::enter(self, slot)
+    }
 }

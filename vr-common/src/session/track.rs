@@ -5,7 +5,7 @@
 //! send one. It shortens the time that is left, and the next packet of either side takes that back.
 
 use super::{
-    record::{Direction, Session, Settings, Ticks},
+    record::{Direction, Place, Session, Settings, Ticks},
     store::Store,
 };
 use crate::wire::transport::{ICMP, TCP, UDP};
@@ -60,7 +60,8 @@ pub const fn is_finished(shown: &[u8; 2]) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn is_over(session: &Session, settings: &Settings, now: Ticks) -> bool {
-    now.wrapping_sub(session.last_seen) > timeout(session, settings)
+    // Signed: another CPU may have seen a packet in a tick that has not come here yet.
+    now.wrapping_sub(session.last_seen) as i32 > timeout(session, settings) as i32
 }
 
 /// What the two directions have shown after one more packet of `direction`.
@@ -100,19 +101,18 @@ pub const fn shown_after(session: &Session, direction: Direction, tcp_flags: u8)
     }
 }
 
-/// Notes one more packet of `direction`. Writes only what changes: a store for each packet would have the CPUs
+/// Notes one more packet of the direction of `place`. Writes only what changes: a store for each packet would have the CPUs
 /// fight for the cache line.
 #[inline(always)]
 pub fn track<S: Store + ?Sized>(
     store: &S,
     settings: &Settings,
-    slot: u32,
+    place: Place,
     session: &Session,
-    direction: Direction,
     tcp_flags: u8,
 ) {
-    let now = store.now();
-    let shown = shown_after(session, direction, tcp_flags);
+    let (slot, now) = (place.slot(), store.now());
+    let shown = shown_after(session, place.direction(), tcp_flags);
     if shown == session.shown && session.last_seen == now {
         return;
     }

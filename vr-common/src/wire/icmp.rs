@@ -66,12 +66,9 @@ impl Quote {
         })
     }
 
-    /// The flow of the quoted packet, as whoever sent the error saw it. `None` if the quote is cut short, or of a later fragment.
+    /// The flow of the quoted packet, as whoever sent the error saw it.
     #[inline(always)]
-    pub fn flow<P: Packet + ?Sized>(&self, packet: &P) -> Option<Flow> {
-        if self.ip.fragment.offset() != 0 {
-            return None;
-        }
+    pub fn flow<P: Packet + ?Sized>(&self, packet: &P) -> Flow {
         Flow::read(packet, &self.ip, self.end)
     }
 
