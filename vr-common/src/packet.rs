@@ -132,17 +132,29 @@ mod tests {
     fn a_udp_checksum_of_zero_stays_zero_and_none_becomes_zero() {
         let delta = Delta::default().word(0x0001, 0x0002);
         let mut none = [0u8, 0];
-        none.as_mut_slice()
-            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::MeansNone);
+        none.as_mut_slice().update_transport_checksum(
+            0,
+            delta,
+            Delta::default(),
+            ZeroChecksum::MeansNone,
+        );
         assert_eq!(none, [0, 0]);
         // ~1 + ~x + (x+1) comes out as zero, which would mean "none".
         let mut one = 1u16.to_ne_bytes();
-        one.as_mut_slice()
-            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::MeansNone);
+        one.as_mut_slice().update_transport_checksum(
+            0,
+            delta,
+            Delta::default(),
+            ZeroChecksum::MeansNone,
+        );
         assert_eq!(one, [0xff, 0xff]);
         let mut tcp = 1u16.to_ne_bytes();
-        tcp.as_mut_slice()
-            .update_transport_checksum(0, delta, Delta::default(), ZeroChecksum::IsASum);
+        tcp.as_mut_slice().update_transport_checksum(
+            0,
+            delta,
+            Delta::default(),
+            ZeroChecksum::IsASum,
+        );
         assert_eq!(tcp, [0, 0]);
     }
 }

@@ -81,6 +81,8 @@ pub enum Verdict {
 impl Verdict {
     /// What no verdict's word is.
     pub const NO_WORD: u64 = u64::MAX;
+    /// The word of a packet that is left alone until its session is there.
+    pub const BEGINS: u64 = Self::Kernel(Outcome::NewSession).word();
 
     /// In one word, as subprograms return it.
     #[inline(always)]

@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use kernel::{Frame, Skb};
-use maps::Maps;
+use maps::{Maps, session_open};
 use vr_common::{
     layout::{DONE_MARK, HALFWAY_MARK},
     outcome::{Hook, Outcome},
@@ -68,8 +68,9 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let raw = ctx.skb.skb;
-        Verdict::from_word(match tc_ingress_data(raw) {
+        Verdict::from_word(match tc_ingress_data(raw, 0) {
             Verdict::NO_WORD => tc_ingress_error(raw),
+            Verdict::BEGINS => tc_ingress_data(raw, session_open()),
             word => word,
         })
     };
@@ -78,12 +79,12 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 
 // The parts of the TC programs are global functions, as those in `maps`. They return the verdict's word.
 
-/// [`path::data_ingress`]; [`Verdict::NO_WORD`] if it is an ICMP error.
+/// [`path::data_ingress`]; [`Verdict::NO_WORD`] if it is an ICMP error, [`Verdict::BEGINS`] if it begins a session.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_ingress_data(skb: *mut __sk_buff) -> u64 {
+extern "C" fn tc_ingress_data(skb: *mut __sk_buff, refusal: u32) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
     let arrival = skb.arrival();
     path::data_ingress(&mut skb, &maps, &arrival).map_or(Verdict::NO_WORD, Verdict::word)
 }
@@ -93,7 +94,7 @@ extern "C" fn tc_ingress_data(skb: *mut __sk_buff) -> u64 {
 #[inline(never)]
 extern "C" fn tc_ingress_error(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let arrival = skb.arrival();
     path::error_ingress(&mut skb, &maps, &arrival).word()
 }
@@ -112,7 +113,8 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let (raw, halfway) = (ctx.skb.skb, u32::from(mark == HALFWAY_MARK));
-        Verdict::from_word(match tc_egress_data(raw, halfway) {
+        Verdict::from_word(match tc_egress_data(raw, halfway, 0) {
+            Verdict::BEGINS => tc_egress_data(raw, halfway, session_open()),
             Verdict::NO_WORD if skb.ingress_ifindex() == 0 => tc_egress_own(raw),
             Verdict::NO_WORD => tc_egress_error(raw, halfway),
             word => word,
@@ -121,12 +123,12 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
     carry_out(&ctx, &mut skb, Hook::TcEgress, verdict, bytes)
 }
 
-/// [`path::data_egress`]; [`Verdict::NO_WORD`] if it is an ICMP error.
+/// [`path::data_egress`]; [`Verdict::NO_WORD`] if it is an ICMP error, [`Verdict::BEGINS`] if it begins a session.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32) -> u64 {
+extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32, refusal: u32) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
     let departure = skb.departure(halfway != 0);
     path::data_egress(&mut skb, &maps, &departure).map_or(Verdict::NO_WORD, Verdict::word)
 }
@@ -136,7 +138,7 @@ extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32) -> u64 {
 #[inline(never)]
 extern "C" fn tc_egress_error(skb: *mut __sk_buff, halfway: u32) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let departure = skb.departure(halfway != 0);
     path::error_egress(&mut skb, &maps, &departure).word()
 }
@@ -146,7 +148,7 @@ extern "C" fn tc_egress_error(skb: *mut __sk_buff, halfway: u32) -> u64 {
 #[inline(never)]
 extern "C" fn tc_egress_own(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let departure = skb.departure(false);
     path::own_error(&mut skb, &maps, &departure).word()
 }

@@ -88,6 +88,10 @@ static FRAGMENTS: LruHashMap<Datagram, Fragments> =
 #[map]
 static PLAN: PerCpuArray<[u32; 4]> = PerCpuArray::with_max_entries(1, 0);
 
+/// A session that is to begin.
+#[map]
+static PENDING: PerCpuArray<[u32; 7]> = PerCpuArray::with_max_entries(1, 0);
+
 /// The result of [`fragments_recall`].
 #[map]
 static ENDS: PerCpuArray<[u32; 3]> = PerCpuArray::with_max_entries(1, 0);
@@ -278,31 +282,19 @@ extern "C" fn session_peek(addresses: u64, rest: u64) -> u64 {
     session::peek(&Sessions, &Flow::from_words([addresses, rest])).map_or(0, |place| place.word())
 }
 
-/// [`session::open`]; [`Place::word`], or the number of the outcome.
+/// Begins the session that is [`PENDING`]; the number of the outcome that a packet has which still finds none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn session_open(
-    addresses: u64,
-    rest: u64,
-    destination: u32,
-    destination_port: u32,
-    sort_and_flags: u32,
-) -> u64 {
-    let Some(sort) = Sort::from_number((sort_and_flags >> 8) as u8) else {
-        return 0;
+pub extern "C" fn session_open() -> u32 {
+    let Some(place) = PENDING.get_ptr(0) else {
+        return Outcome::TableFull as u32;
     };
-    let opening = Opening {
-        segment: Segment {
-            flow: Flow::from_words([addresses, rest]),
-            tcp_flags: sort_and_flags as u8,
-        },
-        sort,
-        destination: Addr::from_wire(destination),
-        destination_port: Be16::from_wire(destination_port as u16),
+    let Some(opening) = Opening::from_words(kernel::left(place)) else {
+        return Outcome::TableFull as u32;
     };
     match session::open(&Sessions, &opening) {
-        Ok(place) => place.word(),
-        Err(outcome) => outcome as u64,
+        Ok(_) => Outcome::TableFull as u32,
+        Err(outcome) => outcome as u32,
     }
 }
 
@@ -383,34 +375,36 @@ fn found(word: u64) -> Option<Found> {
     Found::at(&Sessions, Place::from_word(word))
 }
 
-/// The tables and the FIB, as one packet on one interface sees them. `OPENS`: whether sessions are begun here.
-pub struct Maps<const OPENS: bool> {
+/// The tables and the FIB, as one packet on one interface sees them.
+pub struct Maps {
     /// Index of the interface whose program runs.
     pub ifindex: u32,
     ctx: RawContext,
+    /// What became of the session that the packet was to begin when it was here before; 0 if it was not. A session is begun
+    /// by the program, between two runs through the path: nested, their stack frames would not fit.
+    refusal: u32,
 }
 
-impl Maps<false> {
+impl Maps {
     #[inline(always)]
     pub fn of_xdp(ctx: &XdpContext) -> Self {
         Self {
             ifindex: ctx.ingress_ifindex() as u32,
             ctx: RawContext::of(ctx),
+            refusal: 0,
         }
     }
-}
-
-impl Maps<true> {
     #[inline(always)]
-    pub fn of_tc(ctx: &TcContext) -> Self {
+    pub fn of_tc(ctx: &TcContext, refusal: u32) -> Self {
         Self {
             ifindex: kernel::ifindex(ctx),
             ctx: RawContext::of(ctx),
+            refusal,
         }
     }
 }
 
-impl<const OPENS: bool> Tables for Maps<OPENS> {
+impl Tables for Maps {
     #[inline(always)]
     fn address(&self, address: Addr) -> AddressEntry {
         if let Some(entry) = ADDRESSES.get_ptr(address) {
@@ -455,21 +449,13 @@ impl<const OPENS: bool> Tables for Maps<OPENS> {
     }
     #[inline(always)]
     fn open(&self, opening: &Opening) -> Result<Found, Outcome> {
-        if !OPENS {
-            return Err(Outcome::NewSession);
+        if self.refusal != 0 {
+            return Err(Outcome::from_number(self.refusal).unwrap_or(Outcome::TableFull));
         }
-        let [addresses, rest] = opening.segment.flow.words();
-        let word = session_open(
-            addresses,
-            rest,
-            opening.destination.wire(),
-            u32::from(opening.destination_port.wire()),
-            (opening.sort as u32) << 8 | u32::from(opening.segment.tcp_flags),
-        );
-        if word >> 32 == 0 {
-            return Err(Outcome::from_number(word as u32).unwrap_or(Outcome::TableFull));
+        if let Some(place) = PENDING.get_ptr_mut(0) {
+            kernel::through(place, opening.words());
         }
-        found(word).ok_or(Outcome::TableFull)
+        Err(Outcome::NewSession)
     }
     #[inline(always)]
     fn mapped(&self, protocol: u8, address: Addr, port: Be16) -> Option<(Addr, Be16)> {
@@ -506,7 +492,7 @@ impl<const OPENS: bool> Tables for Maps<OPENS> {
     }
 }
 
-impl<const OPENS: bool> Router for Maps<OPENS> {
+impl Router for Maps {
     #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
         let fib = FIB.get_ptr_mut(0).ok_or(Outcome::NotForwarded)?;

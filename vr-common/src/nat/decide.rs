@@ -279,8 +279,8 @@ fn opening<T: Tables + ?Sized>(
         ..
     } = flow.ends;
     // The middle of a connection that no session knows was another VM's, or is nobody's: the router's own stack resets it.
-    let may_begin = flow.protocol != TCP
-        || segment.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
+    let may_begin =
+        flow.protocol != TCP || segment.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
     if entry.has(AddressEntry::FORWARDS)
         && may_begin
         && matches!(flow.protocol, TCP | UDP)
@@ -338,7 +338,10 @@ pub fn source<T: Tables + ?Sized>(
     if plan.settled {
         return Ok(plan);
     }
-    match (ingress.has(Interface::UPLINK), egress.has(Interface::UPLINK)) {
+    match (
+        ingress.has(Interface::UPLINK),
+        egress.has(Interface::UPLINK),
+    ) {
         (false, true) => {}
         (true, false) => return plain(tables, segment, plan),
         _ => return Ok(plan),

@@ -4,9 +4,7 @@
 //! sender had written it (RFC 5508 REQ-4, RFC 5382 REQ-9): with *Q* quoted, the answer to *Q* would be translated to
 //! some *X*; so the packet was the reverse of *X* when it came, and the error is for *X*'s destination.
 
-use super::{
-    Rewrite, Tables, decide::Plan,
-};
+use super::{Rewrite, Tables, decide::Plan};
 use crate::{
     layout::{AddressEntry, Interface},
     outcome::Outcome,
@@ -121,10 +119,7 @@ pub fn source<T: Tables + ?Sized>(
     flow: Option<&Flow>,
     mut so_far: ErrorPlan,
 ) -> Result<ErrorPlan, Outcome> {
-    if so_far.plan.settled
-        || ingress.has(Interface::UPLINK)
-        || !egress.has(Interface::UPLINK)
-    {
+    if so_far.plan.settled || ingress.has(Interface::UPLINK) || !egress.has(Interface::UPLINK) {
         return Ok(so_far);
     }
     let AddressEntry { eip, .. } = tables.address(ip.source);

@@ -72,10 +72,7 @@ impl Rewrite {
             _ if same => (What::Nothing, 0),
             TCP | UDP => (What::Pair, u32::from_ne_bytes([a, b, c, d])),
             ICMP if flow.asks() => (What::Identifier, u32::from(ends.source_port.wire())),
-            ICMP => (
-                What::Identifier,
-                u32::from(ends.destination_port.wire()),
-            ),
+            ICMP => (What::Identifier, u32::from(ends.destination_port.wire())),
             _ => (What::Nothing, 0),
         };
         let ports = Ports { what, new };
@@ -101,7 +98,9 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub fn changes(&self, ip: &Ipv4) -> bool {
-        self.source != ip.source || self.destination != ip.destination || self.ports.what != What::Nothing
+        self.source != ip.source
+            || self.destination != ip.destination
+            || self.ports.what != What::Nothing
     }
 
     /// Writes what is new, takes `hops` off the TTL, and keeps the header and transport checksums right.

@@ -115,9 +115,7 @@ pub fn map_source<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
         protocol: session.flow.protocol,
         side: outside.inside(),
     };
-    let expires = store
-        .now()
-        .wrapping_add(track::timeout(&session, settings));
+    let expires = store.now().wrapping_add(track::timeout(&session, settings));
     let mut obtained = existing(store, &inside, &outside, expires);
     if obtained.is_none() {
         obtained = allocate(store, settings, &inside, &outside, expires);
@@ -203,9 +201,7 @@ fn allocate<S: Store + ?Sized>(
     let own = inside.port.get();
     let random = store.random();
     let mut port = inside.port;
-    if !settings.is_pooled(inside.protocol, port)
-        || !take(store, inside, outside, &mapping, port)
-    {
+    if !settings.is_pooled(inside.protocol, port) || !take(store, inside, outside, &mapping, port) {
         let block = roomy_block(store, settings, inside.protocol, outside.pool, random);
         let start = (random >> 8) & 0xfe | u32::from(own & 1);
         port = take_one_of(store, inside, outside, &mapping, block, start);
@@ -213,7 +209,10 @@ fn allocate<S: Store + ?Sized>(
             return Obtained::NONE;
         }
     }
-    store.count_ports(ports_of(outside.pool, inside.protocol) + u32::from(port.get() >> 8), 1);
+    store.count_ports(
+        ports_of(outside.pool, inside.protocol) + u32::from(port.get() >> 8),
+        1,
+    );
     let back = Mapping {
         address: outside.address,
         port,
@@ -334,9 +333,7 @@ pub(super) fn join<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32)
     let Some(mapping) = store.mapping(&endpoint) else {
         return false;
     };
-    let expires = store
-        .now()
-        .wrapping_add(track::timeout(&session, settings));
+    let expires = store.now().wrapping_add(track::timeout(&session, settings));
     store.hold_mapping(&endpoint, 1);
     store.extend_mapping(&endpoint, expires);
     let Ends {

@@ -31,6 +31,49 @@ pub struct Opening {
     pub destination_port: Be16,
 }
 
+impl Opening {
+    /// In words, for memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 7] {
+        let Segment { flow, tcp_flags } = self.segment;
+        let [a, b, c] = flow.ends.words();
+        [
+            a,
+            b,
+            c,
+            (flow.protocol as u32) << 8 | flow.kind as u32,
+            self.destination.wire(),
+            self.destination_port.wire() as u32,
+            (tcp_flags as u32) << 8 | self.sort as u32,
+        ]
+    }
+
+    /// The reverse of [`Opening::words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([a, b, c, kind, destination, port, sort]: [u32; 7]) -> Option<Self> {
+        let tcp_flags = (sort >> 8) as u8;
+        let Some(sort) = Sort::from_number(sort as u8) else {
+            return None;
+        };
+        Some(Self {
+            segment: Segment {
+                flow: Flow {
+                    ends: Ends::of_words(a, b, c),
+                    protocol: (kind >> 8) as u8,
+                    kind: kind as u8,
+                    reserved: 0,
+                },
+                tcp_flags,
+            },
+            sort,
+            destination: Addr::from_wire(destination),
+            destination_port: Be16::from_wire(port as u16),
+        })
+    }
+}
+
 /// Ports that are tried where a session must have one that its peer does not see from us yet.
 const TRIES: u32 = 32;
 
@@ -106,12 +149,7 @@ fn admit<S: Store + ?Sized>(
 
 /// Finds the source that the session leaves with, and enters it; whether that was possible.
 #[inline(always)]
-fn settle<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    slot: u32,
-    opening: &Opening,
-) -> bool {
+fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, opening: &Opening) -> bool {
     let flow = &opening.segment.flow;
     let Ends {
         source,

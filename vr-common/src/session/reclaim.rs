@@ -65,17 +65,12 @@ fn is_dead<S: Store + ?Sized>(
     session: &Session,
 ) -> bool {
     track::is_over(session, settings, store.now())
-        || store.place(&session.flow)
-            != Some(Place::new(slot, session.serial, Direction::Forth))
+        || store.place(&session.flow) != Some(Place::new(slot, session.serial, Direction::Forth))
 }
 
 /// Whether what an element of the index leads to has ended.
 #[inline(always)]
-pub(super) fn is_dead_at<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    place: Place,
-) -> bool {
+pub(super) fn is_dead_at<S: Store + ?Sized>(store: &S, settings: &Settings, place: Place) -> bool {
     store
         .session(place)
         .is_none_or(|session| track::is_over(&session, settings, store.now()))

@@ -106,7 +106,6 @@ impl PartialOrd for Be16 {
     }
 }
 
-
 impl Be16 {
     /// From two bytes in memory order.
     #[inline(always)]
