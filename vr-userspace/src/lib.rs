@@ -25,5 +25,6 @@ pub mod netdev;
 pub mod netlink;
 pub mod observed;
 pub mod picture;
+pub mod sessions;
 pub mod state;
 pub mod sysctl;
