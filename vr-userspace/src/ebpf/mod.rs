@@ -8,9 +8,11 @@ mod generation;
 mod hooks;
 mod object;
 mod scratch;
+mod sessions;
 mod table;
 
 pub use generation::{Generation, MIN_CAPACITY, capacity_for};
 pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
 pub use object::{BUILD_ID, Programs, Tracing};
-pub use table::Table;
+pub use sessions::{Sessions, now};
+pub use table::{Page, Pages, Table};
