@@ -175,6 +175,20 @@ impl Generation {
             .ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
     }
 
+    /// One of the maps that its programs use.
+    ///
+    /// # Errors
+    /// If they use none of this name, or no interface runs them any more.
+    pub fn map(&self, name: &str) -> Result<MapData> {
+        let used = self.program(Hook::TcIngress)?.map_ids()?;
+        let id = used
+            .into_iter()
+            .flatten()
+            .find(|id| MapInfo::from_id(*id).is_ok_and(|info| info.name_as_str() == Some(name)))
+            .ok_or_else(|| anyhow!("the loaded programs have no map {name}"))?;
+        MapData::from_id(id).with_context(|| format!("cannot open the map {name}"))
+    }
+
     /// The table of addresses.
     ///
     /// # Errors
