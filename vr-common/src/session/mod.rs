@@ -1,4 +1,5 @@
 //! Sessions: what masquerade, port forwards and hairpin have to remember.
 
+mod bytes;
 pub mod flow;
 pub mod record;
