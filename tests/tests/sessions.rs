@@ -1,13 +1,20 @@
 //! Sessions in real maps, those of the BPF object: found, listed and ended by the loader while nobody keeps the programs
 //! from writing. (Here no program runs; what is in the maps is put there by hand.)
 
-use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
 };
+use serde_json::Value;
 use vr_common::{
     layout::{AddressEntry, ForwardEntry},
     session::{
@@ -16,8 +23,11 @@ use vr_common::{
     },
     wire::{Addr, Be16, transport::TCP},
 };
-use vr_tests::require_root;
-use vr_userspace::{ebpf::Sessions, sessions::Rules};
+use vr_tests::{lab::Lab, program, require_root, vr};
+use vr_userspace::{
+    ebpf::{Sessions, now},
+    sessions::Rules,
+};
 
 /// More than two pages, and the last one not full.
 const SLOTS: u32 = 40_000;
@@ -48,6 +58,26 @@ impl Maps {
             _ => bail!("the object has no map {name} of the kind that is expected"),
         };
         let (slots, index) = (take("SESSIONS")?, take("INDEX")?);
+        Self::of(slots, index)
+    }
+
+    /// Those of a router that is loaded.
+    fn of_lab(lab: &Lab) -> Result<Self> {
+        let (_, record) = lab
+            .run_files()?
+            .into_iter()
+            .find(|(name, _)| name.ends_with(".json"))
+            .context("nothing is loaded")?;
+        let record: Value = serde_json::from_slice(&record)?;
+        let open = |name| {
+            let id = &record["generations"][0]["maps"][name];
+            let id = id.as_u64().with_context(|| format!("{record:#}"))?;
+            anyhow::Ok(MapData::from_id(id as u32)?)
+        };
+        Self::of(open("SESSIONS")?, open("INDEX")?)
+    }
+
+    fn of(slots: MapData, index: MapData) -> Result<Self> {
         let again = |data: &MapData| anyhow::Ok(MapData::from_id(data.info()?.id())?);
         let sessions = Sessions::open(again(&slots)?, again(&index)?)?;
         Ok(Self {
@@ -141,6 +171,9 @@ fn session_bytes(session: &Session) -> [u8; 64] {
         &ends(session.translated),
         &session.shown,
         &[session.sort, session.flags],
+        &session.rule.to_ne_bytes(),
+        &session.mapping.to_ne_bytes(),
+        &session.created.to_ne_bytes(),
     ]
     .concat();
     bytes[..parts.len()].copy_from_slice(&parts);
@@ -226,7 +259,7 @@ fn sessions_are_listed_one_by_one_where_the_kernel_has_no_batches() -> Result<()
             "sessions_are_listed_from_every_page_if_the_index_leads_to_them",
         ])
         .env("KYLIN_VR_WITHOUT", "batch");
-    let said = vr_tests::program::run(child, Duration::from_secs(60))?.ok()?;
+    let said = program::run(child, Duration::from_secs(60))?.ok()?;
     ensure!(said.contains("1 passed"), "{said}");
     Ok(())
 }
@@ -290,5 +323,100 @@ fn a_walk_that_was_cut_short_is_finished_by_the_next() -> Result<()> {
     for (flow, _) in flows(&hairpin) {
         ensure!(maps.place(&flow).is_none(), "{flow:?} is still there");
     }
+    Ok(())
+}
+
+#[test]
+fn the_command_lists_sessions_until_load_ends_them() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    let nothing = lab.vr(&["sessions"])?;
+    ensure!(nothing.code() == Some(1), "{nothing:?}");
+    ensure!(nothing.stderr.contains("nothing is loaded"), "{nothing:?}");
+
+    let file = vr::example("kylin-vr.yaml")?;
+    lab.loads(&file, "auto")?;
+    let none = lab.vr(&["sessions", "--count"])?.ok()?;
+    ensure!(none.trim_start().starts_with("all"), "{none}");
+
+    let mut maps = Maps::of_lab(&lab)?;
+    let (begun, last_seen) = (now()? - 100, now()? - 10);
+    for (slot, sort) in [
+        (1, Sort::Masquerade),
+        (2, Sort::Forward),
+        (3, Sort::HairpinForward),
+    ] {
+        let session = Session {
+            last_seen,
+            created: begun,
+            ..session(slot, sort, 40_000)
+        };
+        maps.begin(slot, &session)?;
+    }
+    let over = Session {
+        last_seen: 0,
+        ..session(4, Sort::Masquerade, 40_001)
+    };
+    maps.begin(4, &over)?;
+    let listed = lab.vr(&["sessions"])?.ok()?;
+    println!("{listed}");
+    ensure!(listed.lines().count() == 4, "{listed}");
+    ensure!(
+        listed.contains("10.90.3.50:40000 → 10.90.2.254:80  to 192.168.100.190:80"),
+        "{listed}"
+    );
+    let json = lab.vr(&["sessions", "--json", "--sort", "forward"])?.ok()?;
+    let row: Value = serde_json::from_str(&json)?;
+    ensure!(
+        row["host"] == "192.168.100.190" && row["idle_seconds"].as_u64() >= Some(10),
+        "{row}"
+    );
+    let limited = lab.vr(&["sessions", "--limit", "1"])?;
+    ensure!(limited.stderr.contains("and 2 more"), "{limited:?}");
+
+    // What is on another port, and what is masqueraded, has its rule still.
+    lab.loads(
+        &file.replace("port: 80\n    end_port: 82", "port: 81\n    end_port: 82"),
+        "auto",
+    )?;
+    let listed = lab.vr(&["sessions", "--count"])?.ok()?;
+    println!("{listed}");
+    ensure!(
+        listed.lines().count() == 2 && listed.starts_with("masquerade"),
+        "{listed}"
+    );
+    Ok(())
+}
+
+#[test]
+fn whoever_reads_only_the_first_sessions_gets_no_complaint() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    lab.loads(&vr::example("kylin-vr.yaml")?, "auto")?;
+    let mut maps = Maps::of_lab(&lab)?;
+    let last_seen = now()?;
+    for slot in 0..20_000 {
+        let session = Session {
+            last_seen,
+            created: last_seen,
+            ..session(slot + 1, Sort::Masquerade, slot as u16)
+        };
+        maps.begin(slot, &session)?;
+    }
+    let mut child = lab
+        .vr_command()?
+        .args(["sessions", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut first)?;
+    ensure!(first.starts_with('{'), "{first}");
+    // The pipe is closed by now.
+    let ended = child.wait_with_output()?;
+    ensure!(
+        ended.status.success() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
     Ok(())
 }

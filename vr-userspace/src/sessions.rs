@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use vr_common::{
-    layout::{AddressEntry, ForwardEntry},
+    layout::{AddressEntry, ForwardEntry, ForwardKey},
     session::{
         record::{Session, Settings, Sort, Ticks},
         track,
@@ -12,7 +12,7 @@ use vr_common::{
     wire::{Addr, Be16, transport::TCP},
 };
 
-use crate::{diff::Diff, picture::Picture};
+use crate::{diff::Diff, forwards::Forwards, picture::Picture};
 
 /// What sessions are made by: a picture's tables.
 #[derive(Clone, Copy)]
@@ -92,6 +92,29 @@ impl Rules<'_> {
     }
 }
 
+/// The forward of an address, protocol and port: that of the longest prefix, as the kernel's trie finds it.
+#[must_use]
+pub fn longest_prefix(
+    forwards: &Forwards,
+    eip: Addr,
+    protocol: u8,
+    port: Be16,
+) -> Option<ForwardEntry> {
+    (ForwardKey::FIXED_BITS..=ForwardKey::BITS)
+        .rev()
+        .find_map(|bits| {
+            let mask = u16::MAX
+                .checked_shl(ForwardKey::BITS - bits)
+                .unwrap_or_default();
+            let key = ForwardKey {
+                eip,
+                protocol: Be16::new(protocol.into()),
+                port: Be16::new(port.get() & mask),
+            };
+            forwards.get(&(key, bits)).copied()
+        })
+}
+
 /// Whether packets to an address are for the router to decide about, rather than for a host that has it.
 fn is_the_routers(entry: AddressEntry) -> bool {
     !entry.vm.is_none() || entry.flags & (AddressEntry::FORWARDS | AddressEntry::MASQUERADE) != 0
@@ -104,12 +127,19 @@ pub fn may_end_flows(before: &Picture, changes: &Diff) -> bool {
     let role = |entry: &AddressEntry| (entry.vm, entry.flags);
     let role_before = |address: &Addr| before.entries.get(address).map_or((Addr::NONE, 0), role);
     let changed = |entry: &AddressEntry| role(entry) != role_before(&entry.address);
-    // Forwards that are written or removed, and settings whose uplink or pool differs, are to be asked about here too.
-    changes.set_entries.iter().any(changed)
+    let by = |settings: &Settings| (settings.uplink, settings.pool_len, settings.pool);
+    let moved = changes
+        .settings
+        .as_ref()
+        .is_some_and(|settings| before.settings.as_ref().map(by) != Some(by(settings)));
+    moved
+        || !changes.set_forwards.is_empty()
+        || !changes.remove_forwards.is_empty()
+        || changes.set_entries.iter().any(changed)
         || changes
             .remove_entries
             .iter()
-            .any(|address| role_before(address) != (Addr::NONE, 0))
+            .any(|entry| role(entry) != (Addr::NONE, 0))
 }
 
 /// What a session has come to.

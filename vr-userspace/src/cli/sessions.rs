@@ -23,7 +23,7 @@ use vr_common::{
 };
 
 use crate::{
-    ebpf::{Generation, Sessions, now},
+    ebpf::{Sessions, now},
     instance::Instance,
     sessions::{Filter, State, Times},
     state,
@@ -98,8 +98,8 @@ pub fn run(instance: &Instance, arguments: &Arguments) -> Result<()> {
             instance.name()
         )
     })?;
-    let sessions = Sessions::open(generation.map("SESSIONS")?, generation.map("INDEX")?)?;
-    let settings = settings(generation);
+    let sessions = generation.open_sessions()?;
+    let settings = generation.read_settings()?;
     let limit = arguments.limit.unwrap_or_else(|| {
         if !arguments.json && io::stdout().is_terminal() {
             SCREENFUL
@@ -117,11 +117,6 @@ pub fn run(instance: &Instance, arguments: &Arguments) -> Result<()> {
         eprintln!("no sessions");
     }
     Ok(())
-}
-
-/// What the programs go by: the defaults, as long as nobody writes the map `SETTINGS`.
-fn settings(_: &Generation) -> Settings {
-    Settings::DEFAULT
 }
 
 /// How many sessions were there to list.

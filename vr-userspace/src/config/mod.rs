@@ -12,6 +12,7 @@ mod rules;
 mod scalar;
 mod schema;
 mod source;
+mod spelling;
 mod tree;
 mod validate;
 
@@ -24,7 +25,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use diagnostic::{Diagnostic, Place, Severity};
-pub use schema::{Config, Eip, Forward, Interface, MacAddr, MacAddrError, Options, Protocol};
+pub use schema::{
+    Config, Eip, Filtering, Forward, Interface, MacAddr, MacAddrError, Options, Protocol, Timeouts,
+};
 
 use diagnostic::{At, Findings, Words};
 use source::{Source, Span};

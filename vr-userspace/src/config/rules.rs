@@ -4,6 +4,8 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 
+use vr_common::session::record::POOL;
+
 use super::diagnostic::{At, Findings, Severity, Words};
 use super::schema::{Config, Interface, MacAddr, Protocol};
 use super::source::{Source, quoted};
@@ -32,6 +34,13 @@ struct Mapped {
     vm: Option<Found<Ipv4Addr>>,
 }
 
+/// A timeout that is shorter than a standard wants it.
+struct Short {
+    seconds: Found<u32>,
+    least: u32,
+    standard: &'static str,
+}
+
 /// What the entries read so far have claimed. Values count that are right in themselves, also of an
 /// entry in which something else is wrong: each mistake is to be seen at once.
 pub(super) struct Rules<'s> {
@@ -45,6 +54,8 @@ pub(super) struct Rules<'s> {
     /// The first ports that are taken of an EIP and protocol, and by which of `forwards`.
     taken: BTreeMap<(Ipv4Addr, Protocol, u16), usize>,
     forwards: Vec<Ports>,
+    pool: HashMap<Ipv4Addr, At>,
+    short: Vec<Short>,
 }
 
 impl<'s> Rules<'s> {
@@ -58,6 +69,8 @@ impl<'s> Rules<'s> {
             mapped: Vec::new(),
             taken: BTreeMap::new(),
             forwards: Vec::new(),
+            pool: HashMap::new(),
+            short: Vec::new(),
         }
     }
 
@@ -152,11 +165,61 @@ impl<'s> Rules<'s> {
         self.forwards.push(ports);
     }
 
+    /// Whether the pool gets an address: it holds each once, and none that is somebody else's,
+    /// except that a forward may have ports of it. To be asked when `if_list` and `eip_list` are
+    /// read.
+    pub(super) fn pool(&mut self, errors: &mut Findings, address: Found<Ipv4Addr>) -> bool {
+        if self.pool.len() > POOL {
+            // One too many is one mistake, however many follow it.
+            return false;
+        }
+        let Found { value, at } = address;
+        if let Some(first) = claim(&mut self.pool, address) {
+            errors.add(at, || {
+                let line = self.line(first);
+                let wrong = format!("{value} is repeated, first given in line {line}");
+                Words::error(wrong, "each address once in the pool")
+            });
+            return false;
+        }
+        if self.pool.len() > POOL {
+            errors.add(at, || {
+                let wrong = format!("{value} is address number {} of the pool", POOL + 1);
+                Words::error(wrong, format!("at most {POOL} addresses in all"))
+            });
+            return false;
+        }
+        let eip = self
+            .eips
+            .get(&value)
+            .map(|index| self.mapped[*index].eip.at);
+        let own = self.addresses.get(&value).copied();
+        for (owner, what) in [(eip, "an EIP"), (own, "the address of an interface")] {
+            let Some(owner) = owner else { continue };
+            errors.add(at, || {
+                let wrong = format!("{value} is {what} in line {}", self.line(owner));
+                Words::error(wrong, "an address that is in neither eip_list nor if_list")
+            });
+        }
+        eip.is_none() && own.is_none()
+    }
+
+    /// Remembers a timeout for a warning, if it is less than a standard wants.
+    pub(super) fn timeout(&mut self, seconds: Found<u32>, least: u32, standard: &'static str) {
+        if seconds.value < least {
+            self.short.push(Short {
+                seconds,
+                least,
+                standard,
+            });
+        }
+    }
+
     /// The warnings about a file that has no error, and whose config is this.
     pub(super) fn warnings(&self, config: &Config) -> Findings {
         let mut warnings = Findings::new(Severity::Warning);
         if config.uplink().is_none() {
-            self.pending(&mut warnings);
+            self.pending(&mut warnings, config);
         }
         for mapped in &self.mapped {
             self.own_address(&mut warnings, mapped.eip);
@@ -165,21 +228,34 @@ impl<'s> Rules<'s> {
             self.shadowed(&mut warnings, ports);
         }
         self.unknown_vms(&mut warnings, config);
+        for short in &self.short {
+            let (seconds, least, standard) = (short.seconds.value, short.least, short.standard);
+            warnings.add(short.seconds.at, || {
+                Words::warning(format!(
+                    "{seconds} s is less than the {least} s of {standard}: sessions may end while \
+                     they are in use"
+                ))
+            });
+        }
         warnings
     }
 
     /// Without an uplink nothing comes in; that is said once for each list.
-    fn pending(&self, warnings: &mut Findings) {
+    fn pending(&self, warnings: &mut Findings, config: &Config) {
         let eip = self.mapped.first().map(|mapped| mapped.eip.at);
         let forward = self.forwards.first().map(|ports| ports.at_eip);
-        let counts = [self.mapped.len(), self.forwards.len()];
-        let names = ["EIP", "forward"];
-        for ((at, count), name) in [eip, forward].into_iter().zip(counts).zip(names) {
+        let pool = &config.options.masquerade_pool;
+        let pooled = pool.first().and_then(|first| self.pool.get(first).copied());
+        for (at, count, one, several) in [
+            (eip, self.mapped.len(), "EIP is", "EIPs are"),
+            (forward, self.forwards.len(), "forward is", "forwards are"),
+            (pooled, pool.len(), "address is", "addresses are"),
+        ] {
             let Some(at) = at else { continue };
             warnings.add(at, || {
-                let s = if count == 1 { " is" } else { "s are" };
+                let what = if count == 1 { one } else { several };
                 Words::warning(format!(
-                    "no entry of if_list has a gateway: {count} {name}{s} pending"
+                    "no entry of if_list has a gateway: {count} {what} pending"
                 ))
             });
         }

@@ -1,9 +1,13 @@
 //! Scalars: which type YAML gives them, and what the file's own kinds of value make of them.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::schema::{MacAddr, Protocol};
+use vr_common::session::record::POOL;
+
+use super::schema::{Filtering, MacAddr, Protocol};
 use super::source::{bare, quoted};
+use super::spelling::nearest;
 
 /// What a scalar is under the core schema of YAML 1.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +45,9 @@ impl Scalar<'_> {
 pub(super) trait Value: Sized {
     /// What YAML has to say that it is, for a message about its value to make sense.
     const TYPE: Type;
+
     /// What a message says to be allowed.
-    const ALLOWED: &'static str;
+    fn allowed() -> impl fmt::Display;
 
     /// The value of a scalar of the right type.
     fn read(text: &str) -> Option<Self>;
@@ -53,8 +58,10 @@ pub(super) trait Value: Sized {
 
 impl Value for Ipv4Addr {
     const TYPE: Type = Type::Text;
-    const ALLOWED: &'static str =
-        "an IPv4 address from 1.0.0.0 to 223.255.255.255, outside 127.0.0.0/8";
+
+    fn allowed() -> impl fmt::Display {
+        "an IPv4 address from 1.0.0.0 to 223.255.255.255, outside 127.0.0.0/8"
+    }
 
     fn read(text: &str) -> Option<Self> {
         let address: Self = text.parse().ok()?;
@@ -77,8 +84,10 @@ impl Value for Ipv4Addr {
 
 impl Value for MacAddr {
     const TYPE: Type = Type::Text;
-    const ALLOWED: &'static str =
-        "six pairs of hexadecimal digits with `:` or `-` between them, not multicast, not all zero";
+
+    fn allowed() -> impl fmt::Display {
+        "six pairs of hexadecimal digits with `:` or `-` between them, not multicast, not all zero"
+    }
 
     fn read(text: &str) -> Option<Self> {
         text.parse().ok().filter(Self::is_unicast)
@@ -96,7 +105,10 @@ impl Value for MacAddr {
 
 impl Value for Protocol {
     const TYPE: Type = Type::Text;
-    const ALLOWED: &'static str = "tcp or udp";
+
+    fn allowed() -> impl fmt::Display {
+        "tcp or udp"
+    }
 
     fn read(text: &str) -> Option<Self> {
         [Self::Tcp, Self::Udp]
@@ -118,7 +130,10 @@ pub(super) struct Port(pub(super) u16);
 
 impl Value for Port {
     const TYPE: Type = Type::Integer;
-    const ALLOWED: &'static str = "an integer from 1 to 65535";
+
+    fn allowed() -> impl fmt::Display {
+        "an integer from 1 to 65535"
+    }
 
     fn read(text: &str) -> Option<Self> {
         Some(Self(decimal(text)?.try_into().ok()?))
@@ -135,7 +150,10 @@ pub(super) struct Prefix(pub(super) u8);
 
 impl Value for Prefix {
     const TYPE: Type = Type::Integer;
-    const ALLOWED: &'static str = "an integer from 1 to 32";
+
+    fn allowed() -> impl fmt::Display {
+        "an integer from 1 to 32"
+    }
 
     fn read(text: &str) -> Option<Self> {
         let length = decimal(text)?.try_into().ok()?;
@@ -144,6 +162,113 @@ impl Value for Prefix {
 
     fn wrong(text: &str) -> (String, Option<String>) {
         wrong_number(text)
+    }
+}
+
+/// A number of a setting. `LEAST` is at least 1.
+#[derive(Clone, Copy)]
+pub(super) struct Number<const LEAST: u32, const MOST: u32>(pub(super) u32);
+
+impl<const LEAST: u32, const MOST: u32> Value for Number<LEAST, MOST> {
+    const TYPE: Type = Type::Integer;
+
+    fn allowed() -> impl fmt::Display {
+        fmt::from_fn(|f| write!(f, "an integer from {LEAST} to {MOST}"))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let number = decimal(text)?;
+        (LEAST..=MOST).contains(&number).then_some(Self(number))
+    }
+
+    fn wrong(text: &str) -> (String, Option<String>) {
+        wrong_number(text)
+    }
+}
+
+impl Value for Filtering {
+    const TYPE: Type = Type::Text;
+
+    fn allowed() -> impl fmt::Display {
+        Self::ALL.map(Self::name).join(" or ")
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|filtering| text.eq_ignore_ascii_case(filtering.name()))
+    }
+
+    fn wrong(text: &str) -> (String, Option<String>) {
+        let names = Self::ALL.map(Self::name);
+        let help = nearest(text, &names).map(|index| format!("did you mean {:?}?", names[index]));
+        let wrong = format!("{} is not a filtering that there is", quoted(text));
+        (wrong, help)
+    }
+}
+
+/// An address, or all from one to another.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    first: Ipv4Addr,
+    last: Ipv4Addr,
+}
+
+impl Addresses {
+    /// The ends of what may be a range, both of them addresses that a host can have.
+    fn ends(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (Value::read(first)?, Value::read(last)?);
+        Some(Self { first, last })
+    }
+
+    /// How many; `None` if the last comes before the first.
+    fn count(self) -> Option<u32> {
+        let more = self.last.to_bits().checked_sub(self.first.to_bits())?;
+        Some(more.saturating_add(1))
+    }
+
+    /// Each of them, of which there are at most [`MOST_IN_RANGE`].
+    pub(super) fn each(self) -> impl Iterator<Item = Ipv4Addr> {
+        (self.first.to_bits()..=self.last.to_bits()).map(Ipv4Addr::from_bits)
+    }
+}
+
+/// A longer range would fill a pool more than once, and may run through addresses that no host has.
+const MOST_IN_RANGE: u32 = POOL as u32;
+
+impl Value for Addresses {
+    const TYPE: Type = Type::Text;
+
+    fn allowed() -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            let address = Ipv4Addr::allowed();
+            write!(
+                f,
+                "{address}, or two of them with `-` between, the lower first, for a range of at \
+                 most {MOST_IN_RANGE}"
+            )
+        })
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let ends = Self::ends(text)?;
+        (ends.count()? <= MOST_IN_RANGE).then_some(ends)
+    }
+
+    fn wrong(text: &str) -> (String, Option<String>) {
+        let range = quoted(text);
+        match (Self::ends(text).map(Self::count), text.split_once('-')) {
+            (Some(None), _) => (format!("{range} ends before it begins"), None),
+            (Some(Some(count)), _) => (format!("{range} is {count} addresses"), None),
+            (None, None) => Ipv4Addr::wrong(text),
+            (None, Some((first, last))) => {
+                let help = (first.ends_with(' ') || last.starts_with(' '))
+                    .then(|| "write the range without blanks".to_owned());
+                let wrong = format!("{range} is not a range of IPv4 unicast addresses");
+                (wrong, help)
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Tree → [`Config`]: which keys there are, and what each of them may hold. What entries may not
 //! have in common is the business of [`super::rules`].
 
+pub(super) mod options;
+
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -11,7 +13,8 @@ use super::rules::{Found, Ports, Rules};
 use super::scalar::{Port, Prefix, Type, Value};
 use super::schema::{Config, Eip, Forward, Interface, MacAddr, Protocol};
 use super::source::{Source, Span, quoted};
-use super::tree::{Node, Shape, Tree};
+use super::spelling::nearest;
+use super::tree::{Children, Node, Shape, Tree};
 
 const TOP_KEYS: [&str; 4] = ["if_list", "eip_list", "port_forward_list", "options"];
 const INTERFACE_KEYS: [&str; 4] = ["ipaddr", "prefix", "mac", "gateway"];
@@ -19,7 +22,6 @@ const EIP_KEYS: [&str; 2] = ["eip", "vm-ip"];
 const FORWARD_KEYS: [&str; 7] = [
     "eip", "protocal", "protocol", "port", "end_port", "vm-port", "vm-ip",
 ];
-const OPTION_KEYS: [&str; 0] = [];
 
 /// Reads a whole text: the config and the warnings, or else the errors.
 pub(super) fn validate(source: &Source<'_>) -> Result<(Config, Findings), Findings> {
@@ -97,19 +99,24 @@ impl Reader<'_> {
         self.entries(interfaces, Self::interface);
         self.entries(eips, Self::eip);
         self.entries(forwards, Self::forward);
-        if let Some(value) = options.value() {
-            self.keys(Owner::Under(options.name), value, OPTION_KEYS);
-        }
+        // Last, because the pool depends on what addresses the lists have.
+        self.options(options);
     }
 
     fn entries(&mut self, list: Slot<'_>, read: fn(&mut Self, Owner, Node<'_>)) {
-        let Some(value) = list.value() else { return };
-        let Shape::List(items) = value.shape() else {
-            return self.wrong_type(list.at(value.span()), value, "a list");
-        };
-        for (index, item) in (0..).zip(items) {
+        let items = self.items(list);
+        for (index, item) in (0..).zip(items.into_iter().flatten()) {
             read(self, Owner::Entry(list.name, index), item);
         }
+    }
+
+    fn items<'t>(&mut self, list: Slot<'t>) -> Option<Children<'t>> {
+        let value = list.value()?;
+        let Shape::List(items) = value.shape() else {
+            self.wrong_type(list.at(value.span()), value, "a list");
+            return None;
+        };
+        Some(items)
     }
 
     fn interface(&mut self, owner: Owner, node: Node<'_>) {
@@ -297,26 +304,30 @@ impl Reader<'_> {
             };
             let mut at = slot.at_key();
             at.key = "";
-            self.errors
-                .add(at, || Words::error(format!("{what} {name:?}"), V::ALLOWED));
+            self.errors.add(at, || {
+                Words::error(format!("{what} {name:?}"), V::allowed())
+            });
         }
         found
     }
 
     fn optional<V: Value>(&mut self, slot: Slot<'_>) -> Result<Option<Found<V>>, Reported> {
-        let Some(node) = slot.value() else {
-            return Ok(None);
-        };
-        let at = slot.at(node.span());
+        match slot.value() {
+            None => Ok(None),
+            Some(node) => self.scalar(slot.at(node.span()), node).map(Some),
+        }
+    }
+
+    fn scalar<V: Value>(&mut self, at: At, node: Node<'_>) -> Result<Found<V>, Reported> {
         match node.shape() {
             Shape::Scalar(scalar) if scalar.kind == V::TYPE => match V::read(scalar.text) {
-                Some(value) => return Ok(Some(Found { value, at })),
+                Some(value) => return Ok(Found { value, at }),
                 None => self.errors.add(at, || {
                     let (wrong, help) = V::wrong(scalar.text);
-                    Words::error(wrong, V::ALLOWED).help(help)
+                    Words::error(wrong, V::allowed()).help(help)
                 }),
             },
-            _ => self.wrong_type(at, node, V::ALLOWED),
+            _ => self.wrong_type(at, node, V::allowed()),
         }
         Err(Reported)
     }
@@ -353,10 +364,8 @@ impl Reader<'_> {
         let (within, key) = (node.span(), "");
         let at = |span| At { owner, key, span };
         let Shape::Mapping(mut children) = node.shape() else {
-            let allowed = fmt::from_fn(|f| match known.join(", ") {
-                none if none.is_empty() => write!(f, "a mapping, empty so far"),
-                keys => write!(f, "a mapping with the keys {keys}"),
-            });
+            let allowed =
+                fmt::from_fn(|f| write!(f, "a mapping with the keys {}", known.join(", ")));
             self.wrong_type(at(within), node, allowed);
             return None;
         };
@@ -407,46 +416,8 @@ impl Reader<'_> {
 
     fn unknown(&mut self, at: At, word: &str, known: &[&str], near: Option<&str>) {
         self.errors.add(at, || {
-            let allowed = match known {
-                [] => "none yet".to_owned(),
-                known => known.join(", "),
-            };
             let help = near.map(|name| format!("did you mean {name:?}?"));
-            Words::error(format!("unknown key {}", quoted(word)), allowed).help(help)
+            Words::error(format!("unknown key {}", quoted(word)), known.join(", ")).help(help)
         });
     }
-}
-
-/// The known key that a word was most likely meant to be.
-fn nearest(word: &str, known: &[&str]) -> Option<usize> {
-    const LONGEST: usize = 32;
-    if word.len() > LONGEST {
-        return None;
-    }
-    let letters = |text: &str| -> Vec<u8> {
-        let kept = text.bytes().filter(|byte| !b"-_ ".contains(byte));
-        kept.map(|byte| byte.to_ascii_lowercase()).collect()
-    };
-    let word = letters(word);
-    let distances = known.iter().enumerate().map(|(index, name)| {
-        let name = letters(name);
-        (distance(&word, &name), name.len(), index)
-    });
-    let (distance, length, index) = distances.min()?;
-    (distance <= 2 && distance * 2 < length).then_some(index)
-}
-
-/// The number of letters to insert, take away or change to make one word of the other.
-fn distance(one: &[u8], other: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }

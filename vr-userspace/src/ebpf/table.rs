@@ -1,4 +1,5 @@
-//! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`, 5.6).
+//! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`: hash tables and arrays
+//! since 5.6, tries since 5.13).
 //!
 //! With one socket option in `instance.rs`, the loader's only unsafe code.
 
@@ -11,11 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::{
+    maps::{Array, HashMap, Map, MapData, MapError},
+    programs::ProgramFd,
+};
 
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
 const DELETE_BATCH: libc::c_long = 27;
+const PROG_BIND_MAP: libc::c_long = 35;
 /// Elements a call; a lookup must hold at least one whole bucket.
 const CHUNK: usize = 16_384;
 
@@ -33,12 +38,35 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// A hash map with keys of `K` and values of `V` bytes.
+/// `struct { … } prog_bind_map` of the same.
+#[repr(C)]
+struct BindAttr {
+    program: u32,
+    map: u32,
+    flags: u32,
+}
+
+/// Makes a map stay as long as a program, whether or not the program uses it (kernel 5.10).
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn bind(program: &ProgramFd, map: &MapData) -> io::Result<()> {
+    let mut attr = BindAttr {
+        program: program.as_fd().as_raw_fd() as u32,
+        map: map.fd().as_fd().as_raw_fd() as u32,
+        flags: 0,
+    };
+    bpf(PROG_BIND_MAP, &mut attr)
+}
+
+/// A map with keys of `K` and values of `V` bytes: a hash table, an array (whose elements can only be read and written) or a
+/// trie. The system calls are the same for all.
 #[derive(Debug)]
 pub struct Table<const K: usize, const V: usize> {
     map: HashMap<MapData, [u8; K], [u8; V]>,
     /// The same map: aya keeps the descriptor of `map` to itself.
     data: MapData,
+    batches: bool,
 }
 
 impl<const K: usize, const V: usize> Table<K, V> {
@@ -59,7 +87,15 @@ impl<const K: usize, const V: usize> Table<K, V> {
         let map = Map::HashMap(again(&data)?)
             .try_into()
             .context("the map has not the shape that this version expects")?;
-        Ok(Self { map, data })
+        let mut table = Self {
+            map,
+            data,
+            batches: false,
+        };
+        // Of nothing: whether this kind of map knows batches on this kernel.
+        table.batches =
+            !crate::features::without("batch") && bpf(LOOKUP_BATCH, &mut table.attr()).is_ok();
+        Ok(table)
     }
 
     /// One element, if it is there.
@@ -102,7 +138,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// # Errors
     /// If the kernel refuses to list them.
     pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
-        if crate::features::without("batch") {
+        if !self.batches {
             return self
                 .map
                 .iter()
@@ -110,7 +146,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 .context("cannot read a BPF map");
         }
         let mut all = BTreeMap::new();
-        // The kernel's place in the map: a bucket's number for hash maps, never longer than a key or four bytes.
+        // The kernel's place in the map: a bucket's number for hash tables, else a key; never longer than that or four bytes.
         let (mut place, mut first) = ([0u8; 64], true);
         loop {
             let mut keys = vec![[0u8; K]; CHUNK];
@@ -144,7 +180,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// If the map is full; some elements may have been written.
     pub fn write(&mut self, elements: &[([u8; K], [u8; V])]) -> Result<()> {
         // One element is one system call either way.
-        if elements.len() == 1 || crate::features::without("batch") {
+        if elements.len() == 1 || !self.batches {
             return elements
                 .iter()
                 .try_for_each(|(key, value)| self.map.insert(key, value, 0))
@@ -169,7 +205,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// # Errors
     /// If one is not; some may have been removed.
     pub fn remove(&mut self, keys: &[[u8; K]]) -> Result<()> {
-        if keys.len() == 1 || crate::features::without("batch") {
+        if keys.len() == 1 || !self.batches {
             return keys
                 .iter()
                 .try_for_each(|key| self.map.remove(key))
@@ -313,16 +349,17 @@ pub fn wait_for_running_programs() {
     }
 }
 
-fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
-    // SAFETY: the attribute has the kernel's layout and size; the addresses in it are those of buffers that outlive the
-    // call and hold `count` elements of the map's own key and value sizes, which `HashMap` or `Array` has checked;
-    // in_batch and out_batch are as long as an array's index, and longer than any key of a hash map of ours.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
+    // SAFETY: `T` is one of the two attributes above, which have the kernel's layout and size. The addresses in a batch's are
+    // those of buffers that outlive the call and hold `count` elements of the map's own key and value sizes, which
+    // `HashMap` or `Array` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
+    // a hash map of ours.
     let rc = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             std::ptr::from_mut(attr),
-            size_of::<BatchAttr>(),
+            size_of::<T>(),
         )
     };
     if rc < 0 {

@@ -334,6 +334,73 @@ fn sessions_are_looked_at_when_a_role_has_changed() {
 }
 
 #[test]
+fn sessions_are_looked_at_when_forwards_or_the_uplink_have_changed() {
+    let rule = |port| {
+        let key = ForwardKey {
+            eip: FORWARDED,
+            protocol: Be16::new(TCP.into()),
+            port: Be16::new(port),
+        };
+        let entry = ForwardEntry {
+            vm: HOST,
+            offset: 0,
+            reserved: 0,
+        };
+        ((key, ForwardKey::BITS), entry)
+    };
+    let before = Picture {
+        forwards: Forwards::from([rule(80)]),
+        settings: Some(Settings::DEFAULT),
+        ..Picture::default()
+    };
+    let changed = |change: &dyn Fn(&mut Picture)| {
+        let mut after = before.clone();
+        change(&mut after);
+        may_end_flows(&before, &crate::diff::diff(&before, &after))
+    };
+    let set = |after: &mut Picture, change: fn(&mut Settings)| {
+        after.settings.iter_mut().for_each(change);
+    };
+    assert!(changed(&|after| after.forwards.clear()));
+    assert!(changed(&|after| after.forwards.extend([rule(81)])));
+    assert!(changed(
+        &|after| set(after, |settings| settings.uplink = UPLINK)
+    ));
+    assert!(changed(
+        &|after| set(after, |settings| settings.pool_len = 1)
+    ));
+    assert!(!changed(&|after| set(after, |settings| settings.udp = 1)));
+}
+
+#[test]
+fn the_longest_prefix_of_a_port_counts() {
+    let entry = |offset| ForwardEntry {
+        vm: HOST,
+        offset,
+        reserved: 0,
+    };
+    let rule = |port, bits, offset| {
+        let key = ForwardKey {
+            eip: FORWARDED,
+            protocol: Be16::new(TCP.into()),
+            port: Be16::new(port),
+        };
+        ((key, ForwardKey::FIXED_BITS + bits), entry(offset))
+    };
+    let forwards = Forwards::from([rule(0, 0, 1), rule(0x1200, 8, 2), rule(0x1234, 16, 3)]);
+    for (port, offset) in [(0x1234, 3), (0x1235, 2), (0x1334, 1), (0, 1), (u16::MAX, 1)] {
+        assert_eq!(
+            longest_prefix(&forwards, FORWARDED, TCP, Be16::new(port)),
+            Some(entry(offset)),
+            "{port:#x}"
+        );
+    }
+    let port = Be16::new(0x1234);
+    assert_eq!(longest_prefix(&forwards, FORWARDED, UDP, port), None);
+    assert_eq!(longest_prefix(&forwards, EIP, TCP, port), None);
+}
+
+#[test]
 fn states_and_timeouts_follow_what_was_seen() {
     const SPOKE: u8 = Session::SPOKE;
     const OPEN: u8 = SPOKE | Session::CONFIRMED;

@@ -37,6 +37,15 @@ const PIECES: &[&str] = &[
     "port:",
     "end_port:",
     "vm-port:",
+    "sessions:",
+    "sessions_per_host:",
+    "half_open_per_host:",
+    "timeouts:",
+    "udp:",
+    "tcp_established:",
+    "filtering:",
+    "masquerade_pool:",
+    "mss:",
     " ",
     "\n",
     "\n  ",
@@ -75,6 +84,12 @@ const PIECES: &[&str] = &[
     "10.0.0.1",
     "10.0.0.2",
     "192.168.0.1",
+    "10.0.0.1-10.0.0.3",
+    "-10.0.0.9",
+    "endpoint-independent",
+    "1360",
+    "604800",
+    "4194305",
     "24",
     "80",
     "0",
@@ -117,13 +132,15 @@ proptest! {
     }
 
     #[test]
-    fn the_sample_with_a_piece_anywhere(
-        at in 0..SAMPLE.len(),
+    fn a_sample_with_a_piece_anywhere(
+        sample in proptest::sample::select(vec![SAMPLE, options::ALL]),
+        at in any::<prop::sample::Index>(),
         cut in 0..40usize,
         piece in proptest::sample::select(PIECES),
     ) {
-        let end = (at + cut).min(SAMPLE.len());
-        survives(&format!("{}{piece}{}", &SAMPLE[..at], &SAMPLE[end..]));
+        let at = at.index(sample.len());
+        let end = (at + cut).min(sample.len());
+        survives(&format!("{}{piece}{}", &sample[..at], &sample[end..]));
     }
 
     #[test]
@@ -176,16 +193,26 @@ fn huge_files_do_not_take_for_ever() {
             name,
             &format!("eip_list: [{}]", unit.repeat(SIZE / unit.len())),
         );
+        in_time(
+            name,
+            &format!(
+                "options: {{timeouts: {{}}, masquerade_pool: [{}",
+                unit.repeat(SIZE / unit.len())
+            ),
+        );
     }
     for (name, unit) in [
         ("words", "x,"),
         ("mappings", "{a: b},"),
         ("eips", "{eip: 1.1.1.1, vm-ip: 1.1.1.1},"),
         ("lists", "[],"),
+        ("ranges", "1.1.1.1-1.1.1.16,"),
+        ("long ranges", "1.0.0.0-223.255.255.255,"),
         ("aliases", "*a,"),
     ] {
         let many = unit.repeat(SIZE / unit.len());
         in_time(name, &format!("eip_list: [{many}]"));
+        in_time(name, &format!("options: {{masquerade_pool: [{many}]}}"));
         in_time(
             name,
             &format!(

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod any_input;
+mod options;
 mod refused;
 mod rendered;
 mod round_trip;
@@ -120,7 +121,7 @@ fn the_sample_means_what_the_manual_says() {
             vm_port: 80,
             vm: address("192.168.100.190"),
         }],
-        options: Options {},
+        options: Options::default(),
     };
     assert_eq!(config(SAMPLE), expected);
     assert_eq!(expected.uplink(), Some(&expected.interfaces[0]));

@@ -44,8 +44,16 @@ fn what_is_not_one_mapping() {
             &["1:10: options: wrong type: found the float 1e3"],
         ),
         (
+            "options: {colour: red}",
+            &[r#"1:11: options: unknown key "colour""#],
+        ),
+        (
+            "options: [sessions]",
+            &["1:10: options: wrong type: found a list"],
+        ),
+        (
             "options: {sessions: 9}",
-            &[r#"1:11: options: unknown key "sessions""#],
+            &["1:21: options.sessions: 9 is out of range"],
         ),
         (
             "if_list:\n- \n-  x",

@@ -8,6 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod options;
+
+use options::any_options;
+
 fn unicast() -> impl Strategy<Value = Ipv4Addr> {
     (prop_oneof![1..=126u8, 128..=223u8], any::<[u8; 3]>())
         .prop_map(|(first, [b, c, d])| Ipv4Addr::new(first, b, c, d))
@@ -89,11 +93,20 @@ fn any_config() -> impl Strategy<Value = Config> {
             .collect::<Vec<_>>()
     });
     let lists = (interfaces(), eips.prop_shuffle(), forwards().prop_shuffle());
-    lists.prop_map(|(interfaces, eips, forwards)| Config {
-        interfaces,
-        eips,
-        forwards,
-        options: Options {},
+    (lists, any_options()).prop_map(|((interfaces, eips, forwards), mut options)| {
+        let taken = |address: &Ipv4Addr| {
+            eips.iter().any(|eip: &Eip| eip.eip == *address)
+                || interfaces
+                    .iter()
+                    .any(|nic: &Interface| nic.address == *address)
+        };
+        options.masquerade_pool.retain(|address| !taken(address));
+        Config {
+            interfaces,
+            eips,
+            forwards,
+            options,
+        }
     })
 }
 
@@ -157,6 +170,11 @@ impl Style {
 fn written(config: &Config, choices: Vec<u8>) -> String {
     let mut style = Style(choices, 0);
     let mut out = style.pick(&["", "---\n", "\u{feff}", "# a file\n"]);
+    // The pool is checked against the lists, wherever they stand.
+    let first = style.pick(&["first", ""]) == "first";
+    if first {
+        style.options(&mut out, &config.options);
+    }
     let nics = config.interfaces.iter().map(|nic| {
         let mac = match style.pick(&["", "upper", "dashes"]).as_str() {
             "upper" => nic.mac.to_string().to_uppercase(),
@@ -203,6 +221,9 @@ fn written(config: &Config, choices: Vec<u8>) -> String {
     });
     let forwards = forwards.collect();
     style.list(&mut out, "port_forward_list", forwards);
+    if !first {
+        style.options(&mut out, &config.options);
+    }
     let end = style.pick(&["\n", "\r\n", "\r"]);
     out.replace('\n', &end)
 }
