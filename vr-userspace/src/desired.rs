@@ -1,6 +1,6 @@
 //! From the file and the machine's NICs to what is to be set up. Pure.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use vr_common::{
     layout::{AddressEntry, INTERFACE_SLOTS, Interface},
@@ -125,29 +125,13 @@ pub fn desired(
     if !desired.ports.is_empty() {
         let picture = &mut desired.picture;
         picture.forwarding = !sysctls.forwarding || owned.forwarding;
-        picture.sessions = sessions(config);
-        picture.settings = Some(settings(config, None, sysctls.own_ports));
+        picture.sessions = config.options.sessions;
+        picture.settings = Some(config.options.settings(None, sysctls.own_ports));
     }
     refuse_colliding_slots(&mut desired);
     translations(&mut desired, config, machine, sysctls, owned);
     desired
 }
-
-/// What sessions follow, by the file. `uplink` is the uplink's address, if its NIC is there.
-fn settings(_config: &Config, uplink: Option<Ipv4Addr>, own_ports: [u8; 2]) -> Settings {
-    Settings {
-        uplink: uplink.map_or(Addr::NONE, Addr::from),
-        own_ports,
-        ..Settings::DEFAULT
-    }
-}
-
-/// How many sessions there is to be room for, by the file.
-fn sessions(_config: &Config) -> u32 {
-    DEFAULT_SESSIONS
-}
-
-const DEFAULT_SESSIONS: u32 = 65_536;
 
 /// The ports that sessions are given.
 fn pooled(settings: &Settings) -> Ports {
@@ -190,7 +174,7 @@ fn translations(
         return;
     };
     let picture = &mut desired.picture;
-    let settings = settings(config, Some(own), sysctls.own_ports);
+    let settings = config.options.settings(Some(own), sysctls.own_ports);
     picture.settings = Some(settings);
     if sysctls.reserved.is_some() {
         picture.reserved = pooled(&settings);
@@ -220,13 +204,8 @@ fn translations(
             }
         });
     }
-    let pool: Vec<Ipv4Addr> = settings
-        .pool
-        .iter()
-        .take(settings.pool_len as usize)
-        .map(|address| address.octets().into())
-        .collect();
-    for address in [own].iter().chain(&pool) {
+    let pool = &config.options.masquerade_pool;
+    for address in [own].iter().chain(pool) {
         role(picture, Addr::from(*address), &|entry| {
             entry.flags |= AddressEntry::MASQUERADE;
         });
@@ -250,7 +229,7 @@ fn translations(
         .iter()
         .map(|pair| pair.eip)
         .chain(config.forwards.iter().map(|forward| forward.eip))
-        .chain(pool);
+        .chain(pool.iter().copied());
     for address in outside.filter(|address| *address != own) {
         want_address(
             picture,
@@ -336,6 +315,8 @@ fn refuse_colliding_slots(desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
     use crate::{
         config::{self, Forward},
         forwards::ranges,
@@ -496,6 +477,21 @@ mod tests {
             (ip("192.168.0.1").into(), AddressEntry::MASQUERADE)
         );
         assert_eq!(picture.addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_is_masqueraded_by_and_added_to_the_uplink() {
+        let picture = with("options: {sessions: 2048, masquerade_pool: [10.0.2.1, 10.0.2.2]}");
+        for address in ["10.0.0.1", "10.0.2.1", "10.0.2.2"] {
+            let entry = picture.entries[&ip(address).into()];
+            assert_eq!(entry.flags, AddressEntry::MASQUERADE, "{address}");
+        }
+        let addresses: Vec<String> = picture.addresses.iter().map(OnLink::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1/24", "10.0.2.1/32", "10.0.2.2/32"]);
+        assert_eq!(
+            (picture.sessions, picture.settings.unwrap().pool_len),
+            (2048, 2)
+        );
     }
 
     #[test]

@@ -387,7 +387,11 @@ impl Generation {
             .collect()
     }
 
-    fn map(&self, name: &str) -> Result<MapData> {
+    /// The same, for whoever opens it himself.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn map(&self, name: &str) -> Result<MapData> {
         MapData::from_id(self.map_id(name)?).with_context(|| format!("cannot open the map {name}"))
     }
 
