@@ -60,7 +60,11 @@ pub fn without_numbers(inventory: Vec<String>) -> Vec<String> {
 fn settings() -> Result<Vec<String>> {
     let base = Path::new("/proc/sys/net/ipv4");
     let forwarding = fs::read_to_string(base.join("ip_forward"))?;
-    let mut lines = vec![format!("forwarding {}", forwarding.trim())];
+    let reserved = fs::read_to_string(base.join("ip_local_reserved_ports"))?;
+    let mut lines = vec![
+        format!("forwarding {}", forwarding.trim()),
+        format!("reserved_ports {}", reserved.trim()),
+    ];
     for entry in fs::read_dir(base.join("conf"))? {
         let entry = entry?;
         let value = fs::read_to_string(entry.path().join("promote_secondaries"))?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::inventory::without_numbers;
-use vr_tests::lab::{CLIENT1, EIP1, EIP2, EIP3, INSIDE2_MAC, Lab, VM1, VM2, VM3};
+use vr_tests::lab::{CLIENT1, EIP1, EIP2, EIP3, FORWARDED, INSIDE2_MAC, Lab, VM1, VM2, VM3};
 use vr_tests::ping::ping;
 use vr_tests::probe::Probe;
 use vr_tests::program::{self, End};
@@ -18,6 +18,7 @@ each_backend!(
     killed_in_a_reload_that_changes_entries_at_fifty_moments,
     killed_in_a_reload_that_swaps_the_backend_at_fifty_moments,
     killed_while_the_table_is_replaced_at_fifty_moments,
+    killed_while_sessions_move_at_fifty_moments,
     killed_in_an_unload_at_fifty_moments,
 );
 
@@ -25,6 +26,13 @@ each_backend!(
 const MOMENTS: u64 = 50;
 
 const PORT: u16 = 7100;
+
+/// With forwards, and the fewest sessions: filling the queue of free slots takes a system call each, and most moments would
+/// be of that.
+fn small_tables(file: File) -> File {
+    file.forward_both(FORWARDED, 80..=82, SocketAddrV4::new(VM1, 80))
+        .option("sessions", 1024)
+}
 
 /// A file in the lab's directory, and the words that load it.
 fn load_of(lab: &Lab, name: &str, file: &File, backend: &str) -> Result<Vec<String>> {
@@ -105,7 +113,7 @@ fn unload() -> Vec<String> {
 fn killed_in_its_first_load_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let before = inventory(&lab)?;
-    let load = load_of(&lab, "full.yaml", &File::full(), backend)?;
+    let load = load_of(&lab, "full.yaml", &small_tables(File::full()), backend)?;
     let calls = calls(&lab, &unload(), &load)?;
     let clean = inventory(&lab)?;
     for (number, moment) in moments(calls).enumerate() {
@@ -180,11 +188,13 @@ fn kill_reloads(lab: &Lab, one: &[String], two: &[String]) -> Result<()> {
 
 fn killed_in_a_reload_that_changes_entries_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
-    let one = File::full();
+    let one = small_tables(File::full());
     let two = File::two_subnets()
         .without_nic(INSIDE2_MAC)
         .eip(EIP3, VM2)
-        .eip(EIP1, VM1);
+        .eip(EIP1, VM1)
+        .forward_both(FORWARDED, 81..=90, SocketAddrV4::new(VM2, 80))
+        .option("sessions", 1024);
     kill_reloads(
         &lab,
         &load_of(&lab, "one.yaml", &one, backend)?,
@@ -195,10 +205,11 @@ fn killed_in_a_reload_that_changes_entries_at_fifty_moments(backend: &str) -> Re
 fn killed_in_a_reload_that_swaps_the_backend_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let other = if backend == "xdp" { "tc" } else { "xdp" };
-    let two = File::full().without_eip(EIP2);
+    let one = small_tables(File::full());
+    let two = one.clone().without_eip(EIP2);
     kill_reloads(
         &lab,
-        &load_of(&lab, "one.yaml", &File::full(), backend)?,
+        &load_of(&lab, "one.yaml", &one, backend)?,
         &load_of(&lab, "two.yaml", &two, other)?,
     )
 }
@@ -206,7 +217,8 @@ fn killed_in_a_reload_that_swaps_the_backend_at_fifty_moments(backend: &str) -> 
 fn killed_while_the_table_is_replaced_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     // One has few addresses, and each of two more than any table that was made for the one before.
-    let (few, mut many) = (File::full(), File::full());
+    let few = small_tables(File::full());
+    let mut many = few.clone();
     for n in 0..3000u32 {
         let [_, _, high, low] = n.to_be_bytes();
         many = many.eip([10, 91, high, low].into(), [172, 16, high, low].into());
@@ -218,10 +230,21 @@ fn killed_while_the_table_is_replaced_at_fifty_moments(backend: &str) -> Result<
     )
 }
 
+fn killed_while_sessions_move_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let one = small_tables(File::full());
+    let two = one.clone().option("sessions", 1100);
+    kill_reloads(
+        &lab,
+        &load_of(&lab, "one.yaml", &one, backend)?,
+        &load_of(&lab, "two.yaml", &two, backend)?,
+    )
+}
+
 fn killed_in_an_unload_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let before = inventory(&lab)?;
-    let load = load_of(&lab, "full.yaml", &File::full(), backend)?;
+    let load = load_of(&lab, "full.yaml", &small_tables(File::full()), backend)?;
     run(&lab, &load)?;
     let clean = inventory(&lab)?;
     let calls = calls(&lab, &load, &unload())?;

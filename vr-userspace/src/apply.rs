@@ -15,9 +15,11 @@ use vr_common::{layout::Interface, outcome::Hook};
 
 use crate::{
     diff::{Diff, diff},
-    ebpf::{self, AttachError, Generation, Programs},
+    ebpf::{self, AttachError, Generation, Need, Programs},
     netlink::{Link, Machine, Netlink},
     picture::Picture,
+    ports::Ports,
+    sessions::{Rules, longest_prefix, may_end_flows},
     state::{DefaultRoute, OnLink, Refusal},
     sysctl,
 };
@@ -29,6 +31,8 @@ pub struct Apply<'a> {
     pub netlink: &'a Netlink,
     /// The machine as it was read last.
     pub machine: &'a Machine,
+    /// The ports that others have reserved.
+    pub others_ports: &'a Ports,
     /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
     pub xdp_or_fail: bool,
 }
@@ -70,15 +74,15 @@ pub fn prepare(
     if to.interfaces.is_empty() {
         return Ok(None);
     }
-    // Both sets of addresses are in the table for a moment.
-    let most = to
-        .entries
-        .keys()
-        .filter(|address| !from.entries.contains_key(address))
-        .count()
-        + from.entries.len();
+    // Both contents are in a table for a moment.
+    let need = Need {
+        addresses: sum(&from.entries, &to.entries),
+        forwards: sum(&from.forwards, &to.forwards),
+        sessions: to.sessions,
+        xdp: !to.xdp.is_empty(),
+    };
     if let Some(generation) = newest
-        && let Some(kept) = generation.keep(most, !to.xdp.is_empty())
+        && let Some(kept) = generation.keep(need)
     {
         return Ok(Some(Prepared {
             generation: generation.clone(),
@@ -91,11 +95,15 @@ pub fn prepare(
         .values()
         .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
         .collect();
-    let (generation, programs) = Generation::make(newest, &to.entries, &interfaces)?;
+    let (generation, programs) = Generation::make(newest, to, &interfaces)?;
     Ok(Some(Prepared {
         generation,
         hold: Hold::New(programs),
     }))
+}
+
+fn sum<K: Ord, V>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> usize {
+    from.len() + to.keys().filter(|key| !from.contains_key(key)).count()
 }
 
 impl Apply<'_> {
@@ -111,11 +119,18 @@ impl Apply<'_> {
     ) -> Result<Applied> {
         let changes = diff(from, to);
         let mut applied = Applied::default();
+        // Before a session may be given one of these ports.
+        if let Some(ports) = changes.reserved.as_ref().filter(|ports| !ports.is_empty()) {
+            sysctl::set_reserved(&self.others_ports.with(ports))?;
+        }
         if let Some(Prepared { generation, hold }) = &prepared {
             if let Hold::Kept(_) = hold {
                 write_tables(generation, &changes)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;
+            if may_end_flows(from, &changes) {
+                end_flows(generation, to)?;
+            }
             self.add_addresses(to, &changes).await?;
         }
         self.remove_addresses(to, &changes).await?;
@@ -236,6 +251,9 @@ impl Apply<'_> {
         if changes.forwarding == Some(false) {
             sysctl::set_forwarding(false)?;
         }
+        if changes.reserved.as_ref().is_some_and(Ports::is_empty) {
+            sysctl::set_reserved(self.others_ports)?;
+        }
         Ok(())
     }
 
@@ -275,26 +293,34 @@ impl Apply<'_> {
     }
 }
 
-/// Fills the tables of a running generation.
+/// Fills the tables of a running generation. The trie has new prefixes before it loses old ones, so that a port leads to
+/// its old or its new target at any moment; both while addresses say that some of their ports are forwarded.
 fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
-    let mut table = generation.addresses()?;
-    table.write(
-        &changes
-            .set_entries
-            .iter()
-            .map(|entry| (entry.address.octets(), entry.to_bytes()))
-            .collect::<Vec<_>>(),
-    )?;
-    table.remove(
-        &changes
-            .remove_entries
-            .iter()
-            .map(|address| address.octets())
-            .collect::<Vec<_>>(),
-    )?;
+    if let Some(settings) = &changes.settings {
+        generation.write_settings(settings)?;
+    }
+    let set = changes.set_forwards.iter().map(|(prefix, to)| (prefix, to));
+    generation.write_forwards(set)?;
+    generation.write_addresses(&changes.set_entries)?;
+    let gone = changes.remove_entries.iter().map(|entry| entry.address);
+    generation.remove_addresses(gone)?;
+    generation.remove_forwards(changes.remove_forwards.iter().map(|(prefix, _)| prefix))?;
     for interface in &changes.set_interfaces {
         generation.write_interface(interface.ifindex, Some(cautious(*interface, changes)))?;
     }
+    Ok(())
+}
+
+/// Ends the flows that a picture's tables, which all hooks go by now, would not make.
+fn end_flows(generation: &Generation, to: &Picture) -> Result<()> {
+    let Some(settings) = &to.settings else {
+        return Ok(());
+    };
+    generation.open_sessions()?.end_flows(&Rules {
+        entries: &to.entries,
+        forward: &|eip, protocol, port| longest_prefix(&to.forwards, eip, protocol, port),
+        settings,
+    })?;
     Ok(())
 }
 

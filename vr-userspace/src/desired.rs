@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 
 use vr_common::{
     layout::{AddressEntry, INTERFACE_SLOTS, Interface},
-    wire::{Addr, eth::Mac},
+    session::record::Settings,
+    wire::{Addr, Be16, eth::Mac, transport::TCP},
 };
 
 use crate::{
     config::{Config, MacAddr},
+    forwards::prefixes,
     netlink::{Link, Machine},
     picture::Picture,
+    ports::Ports,
     state::{DefaultRoute, OnLink, Owned, Refusal},
+    sysctl::Sysctls,
 };
 
 /// What the operator asked for by `--backend`.
@@ -46,6 +50,8 @@ pub struct Desired {
     pub picture: Picture,
     /// The interfaces in the order of the file.
     pub ports: Vec<Port>,
+    /// How many rules of forwarded ports are in force.
+    pub forwards: usize,
     /// What waits, and for what.
     pub pending: Vec<String>,
     /// What cannot be done, ever, on this machine.
@@ -57,7 +63,7 @@ pub struct Desired {
 pub fn desired(
     config: &Config,
     machine: &Machine,
-    forwards: bool,
+    sysctls: &Sysctls,
     owned: &Owned,
     backend: Backend,
     refused: &BTreeMap<u32, Refusal>,
@@ -116,10 +122,22 @@ pub fn desired(
             }
         }
     }
-    desired.picture.forwarding = !desired.ports.is_empty() && (!forwards || owned.forwarding);
+    if !desired.ports.is_empty() {
+        let picture = &mut desired.picture;
+        picture.forwarding = !sysctls.forwarding || owned.forwarding;
+        picture.sessions = config.options.sessions;
+        picture.settings = Some(config.options.settings(None, sysctls.own_ports));
+    }
     refuse_colliding_slots(&mut desired);
-    translations(&mut desired, config, machine, owned);
+    translations(&mut desired, config, machine, sysctls, owned);
     desired
+}
+
+/// The ports that sessions are given.
+fn pooled(settings: &Settings) -> Ports {
+    (0..=u16::MAX)
+        .filter(|port| settings.is_pooled(TCP, Be16::new(*port)))
+        .collect()
 }
 
 /// An address that is to be there is the router's own unless somebody else has set it before.
@@ -129,7 +147,13 @@ fn want_address(picture: &mut Picture, machine: &Machine, owned: &Owned, on_link
     }
 }
 
-fn translations(desired: &mut Desired, config: &Config, machine: &Machine, owned: &Owned) {
+fn translations(
+    desired: &mut Desired,
+    config: &Config,
+    machine: &Machine,
+    sysctls: &Sysctls,
+    owned: &Owned,
+) {
     let uplink = config
         .uplink()
         .and_then(|entry| find(machine, entry.mac).map(|link| (link.ifindex, entry.address)));
@@ -150,6 +174,11 @@ fn translations(desired: &mut Desired, config: &Config, machine: &Machine, owned
         return;
     };
     let picture = &mut desired.picture;
+    let settings = config.options.settings(Some(own), sysctls.own_ports);
+    picture.settings = Some(settings);
+    if sysctls.reserved.is_some() {
+        picture.reserved = pooled(&settings);
+    }
     let role = |picture: &mut Picture, address: Addr, set: &dyn Fn(&mut AddressEntry)| {
         set(picture
             .entries
@@ -158,19 +187,49 @@ fn translations(desired: &mut Desired, config: &Config, machine: &Machine, owned
     };
     for pair in &config.eips {
         let (eip, vm) = (Addr::from(pair.eip), Addr::from(pair.vm));
-        role(picture, eip, &|entry| entry.vm = vm);
         // Several EIPs may lead to one VM; it goes out by the first.
         role(picture, vm, &|entry| {
             if entry.eip.is_none() {
                 entry.eip = eip;
             }
         });
+        let is_first = picture
+            .entries
+            .get(&vm)
+            .is_some_and(|entry| entry.eip == eip);
+        role(picture, eip, &|entry| {
+            entry.vm = vm;
+            if !is_first {
+                entry.flags |= AddressEntry::SECOND;
+            }
+        });
+    }
+    let pool = &config.options.masquerade_pool;
+    for address in [own].iter().chain(pool) {
+        role(picture, Addr::from(*address), &|entry| {
+            entry.flags |= AddressEntry::MASQUERADE;
+        });
+    }
+    for forward in &config.forwards {
+        let eip = Addr::from(forward.eip);
+        // A 1:1 mapping takes all ports.
+        if picture
+            .entries
+            .get(&eip)
+            .is_some_and(|entry| !entry.vm.is_none())
+        {
+            continue;
+        }
+        role(picture, eip, &|entry| entry.flags |= AddressEntry::FORWARDS);
+        picture.forwards.extend(prefixes(forward));
+        desired.forwards += 1;
     }
     let outside = config
         .eips
         .iter()
         .map(|pair| pair.eip)
-        .chain(config.forwards.iter().map(|forward| forward.eip));
+        .chain(config.forwards.iter().map(|forward| forward.eip))
+        .chain(pool.iter().copied());
     for address in outside.filter(|address| *address != own) {
         want_address(
             picture,
@@ -256,8 +315,12 @@ fn refuse_colliding_slots(desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
     use std::net::Ipv4Addr;
+
+    use crate::{
+        config::{self, Forward},
+        forwards::ranges,
+    };
 
     const UPLINK: &str = "52:54:84:00:08:45";
     const INSIDE: &str = "52:54:84:11:00:03";
@@ -292,11 +355,19 @@ mod tests {
         .config
     }
 
+    fn sysctls() -> Sysctls {
+        Sysctls {
+            forwarding: true,
+            own_ports: [0x80, 0x8f],
+            reserved: Some(Ports::default()),
+        }
+    }
+
     fn on(config: &Config, machine: &Machine) -> Desired {
         desired(
             config,
             machine,
-            true,
+            &sysctls(),
             &Owned::default(),
             Backend::Auto,
             &BTreeMap::new(),
@@ -348,14 +419,114 @@ mod tests {
         );
         assert_eq!(picture.interfaces[&3].flags, Interface::TAKES_REDIRECT);
         assert!(desired.pending.is_empty());
+        let flags = |text: &str| entry(text).map(|entry| entry.flags);
+        assert_eq!(flags("10.90.3.37"), Some(AddressEntry::MASQUERADE));
+        assert_eq!(flags("10.90.2.254"), Some(AddressEntry::FORWARDS));
+        assert_eq!(flags("10.90.2.250"), Some(0));
+        assert_eq!(desired.forwards, sample().forwards.len());
+        assert_eq!(
+            ranges(&picture.forwards.into_iter().collect::<Vec<_>>())
+                .first()
+                .unwrap()
+                .to_string(),
+            "10.90.2.254 tcp 80-82 to 192.168.100.190:80"
+        );
+        let settings = picture.settings.unwrap();
+        assert_eq!(settings.uplink, ip("10.90.3.37").into());
+        assert_eq!(settings.own_ports, [0x80, 0x8f]);
+        assert_eq!(picture.reserved.to_string(), "1024-32767,36864-65535");
+        assert_eq!(picture.sessions, 65_536);
+    }
+
+    fn with(text: &str) -> Picture {
+        let text = format!(
+            "if_list: [{{ipaddr: 10.0.0.1, prefix: 24, mac: '{UPLINK}', gateway: 10.0.0.2}}]\n{text}"
+        );
+        on(
+            &config::parse("x", &text).unwrap().config,
+            &machine([nic(2, UPLINK)]),
+        )
+        .picture
+    }
+
+    #[test]
+    fn a_mapping_wins_over_the_forwards_of_its_address() {
+        let picture = with(
+            "eip_list: [{eip: 10.0.1.9, vm-ip: 192.168.0.1}]\nport_forward_list: [{eip: 10.0.1.9, protocol: tcp, port: 1, vm-port: 1, vm-ip: 192.168.0.2}]",
+        );
+        assert!(picture.forwards.is_empty());
+        assert_eq!(picture.entries[&ip("10.0.1.9").into()].flags, 0);
+    }
+
+    #[test]
+    fn the_uplinks_own_address_may_have_other_roles_and_is_added_once() {
+        let picture = with(
+            "port_forward_list: [{eip: 10.0.0.1, protocol: tcp, port: 1, vm-port: 1, vm-ip: 192.168.0.2}]",
+        );
+        assert_eq!(
+            picture.entries[&ip("10.0.0.1").into()].flags,
+            AddressEntry::MASQUERADE | AddressEntry::FORWARDS
+        );
+        assert_eq!(picture.addresses.len(), 1);
+        let picture = with(
+            "eip_list: [{eip: 10.0.0.1, vm-ip: 192.168.0.1}]\nport_forward_list: [{eip: 10.0.0.1, protocol: tcp, port: 1, vm-port: 1, vm-ip: 192.168.0.2}]",
+        );
+        let entry = picture.entries[&ip("10.0.0.1").into()];
+        assert_eq!(
+            (entry.vm, entry.flags),
+            (ip("192.168.0.1").into(), AddressEntry::MASQUERADE)
+        );
+        assert_eq!(picture.addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_is_masqueraded_by_and_added_to_the_uplink() {
+        let picture = with("options: {sessions: 2048, masquerade_pool: [10.0.2.1, 10.0.2.2]}");
+        for address in ["10.0.0.1", "10.0.2.1", "10.0.2.2"] {
+            let entry = picture.entries[&ip(address).into()];
+            assert_eq!(entry.flags, AddressEntry::MASQUERADE, "{address}");
+        }
+        let addresses: Vec<String> = picture.addresses.iter().map(OnLink::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1/24", "10.0.2.1/32", "10.0.2.2/32"]);
+        assert_eq!(
+            (picture.sessions, picture.settings.unwrap().pool_len),
+            (2048, 2)
+        );
+    }
+
+    #[test]
+    fn a_hundred_thousand_rules_are_no_burden() {
+        let mut config = sample();
+        config.forwards = (0..100_000u32)
+            .map(|number| Forward {
+                eip: (0x0a5c_0000 + number / 1000).into(),
+                protocol: config::Protocol::Udp,
+                port: (number % 1000 * 64 + 1) as u16,
+                end_port: (number % 1000 * 64 + 62) as u16,
+                vm_port: 1,
+                vm: (0xac10_0000 + number).into(),
+            })
+            .collect();
+        let machine = machine([nic(2, UPLINK), nic(3, INSIDE)]);
+        let start = std::time::Instant::now();
+        let desired = on(&config, &machine);
+        assert_eq!(desired.picture.forwards.len(), 1_000_000);
+        assert!(
+            start.elapsed() < std::time::Duration::from_secs(20),
+            "{:?}",
+            start.elapsed()
+        );
     }
 
     #[test]
     fn a_missing_nic_is_pending_and_an_uplink_holds_its_eips_back() {
         let desired = on(&sample(), &machine([nic(3, INSIDE)]));
         assert_eq!(desired.pending.len(), 2, "{:?}", desired.pending);
-        assert!(desired.picture.entries.is_empty());
-        assert_eq!(desired.picture.interfaces.len(), 1);
+        let picture = desired.picture;
+        assert!(picture.entries.is_empty() && picture.forwards.is_empty());
+        assert!(picture.reserved.is_empty());
+        assert_eq!(picture.settings.unwrap().uplink, Addr::NONE);
+        assert_eq!((picture.interfaces.len(), desired.forwards), (1, 0));
     }
 
     #[test]
@@ -381,7 +552,7 @@ mod tests {
         let picture = desired(
             &sample(),
             &machine,
-            true,
+            &sysctls(),
             &owned,
             Backend::Auto,
             &BTreeMap::new(),
@@ -409,6 +580,11 @@ mod tests {
             picture.entries[&ip("10.0.1.3").into()].vm,
             ip("192.168.0.1").into()
         );
+        let flags = |eip: &str| picture.entries[&ip(eip).into()].flags;
+        assert_eq!(
+            (flags("10.0.1.9"), flags("10.0.1.3")),
+            (0, AddressEntry::SECOND)
+        );
     }
 
     #[test]
@@ -433,7 +609,7 @@ mod tests {
             desired(
                 &sample(),
                 &machine,
-                true,
+                &sysctls(),
                 &Owned::default(),
                 backend,
                 &refused,
@@ -460,7 +636,7 @@ mod tests {
             desired(
                 &sample(),
                 machine,
-                true,
+                &sysctls(),
                 &Owned::default(),
                 Backend::Xdp,
                 &BTreeMap::new(),

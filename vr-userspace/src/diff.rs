@@ -6,22 +6,34 @@ use std::{
 };
 
 use vr_common::{
-    layout::{AddressEntry, Interface},
-    wire::Addr,
+    layout::{AddressEntry, ForwardEntry, Interface},
+    session::record::Settings,
 };
 
 use crate::{
+    forwards::{Prefix, ranges},
     picture::Picture,
+    ports::Ports,
     state::{DefaultRoute, OnLink},
 };
 
 /// The changes, by kind; each kind in the order in which it is applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// Translations to write: new ones, and new values of old ones.
+    /// Settings to write.
+    pub settings: Option<Settings>,
+    /// Sessions to make room for.
+    pub sessions: Option<u32>,
+    /// Ports to be reserved besides others', in place of those that are; none: only others'.
+    pub reserved: Option<Ports>,
+    /// Forwarded ports to write: new prefixes, and new targets of old ones.
+    pub set_forwards: Vec<(Prefix, ForwardEntry)>,
+    /// Forwarded ports to remove, after that.
+    pub remove_forwards: Vec<(Prefix, ForwardEntry)>,
+    /// Addresses to write, with all their roles: new ones, and new values of old ones.
     pub set_entries: Vec<AddressEntry>,
-    /// Translations to remove.
-    pub remove_entries: Vec<Addr>,
+    /// Addresses to remove, as they are.
+    pub remove_entries: Vec<AddressEntry>,
     /// Interfaces to write into the table.
     pub set_interfaces: Vec<Interface>,
     /// Interfaces to take out of the table, with their programs.
@@ -55,10 +67,18 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
     // An interface's own address first: the kernel prefers an older one as source of its own packets.
     add_addresses.sort_by_key(|on_link| (on_link.prefix == 32, *on_link));
     Diff {
-        set_entries: changed(&from.entries, &to.entries),
-        remove_entries: gone(&from.entries, &to.entries),
-        set_interfaces: changed(&from.interfaces, &to.interfaces),
-        remove_interfaces: gone(&from.interfaces, &to.interfaces),
+        // Both go with the last program.
+        settings: to.settings.filter(|_| from.settings != to.settings),
+        sessions: (from.sessions != to.sessions && to.sessions != 0).then_some(to.sessions),
+        reserved: (from.reserved != to.reserved).then(|| to.reserved.clone()),
+        set_forwards: changed(&from.forwards, &to.forwards).collect(),
+        remove_forwards: gone(&from.forwards, &to.forwards).collect(),
+        set_entries: values(changed(&from.entries, &to.entries)),
+        remove_entries: values(gone(&from.entries, &to.entries)),
+        set_interfaces: values(changed(&from.interfaces, &to.interfaces)),
+        remove_interfaces: gone(&from.interfaces, &to.interfaces)
+            .map(|(ifindex, _)| ifindex)
+            .collect(),
         add_xdp: missing(&to.xdp, &from.xdp),
         remove_xdp: missing(&from.xdp, &to.xdp),
         remove_clsact: missing(&from.clsact, &to.clsact),
@@ -72,18 +92,26 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
     }
 }
 
-fn changed<K: Ord, V: PartialEq + Copy>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> Vec<V> {
+fn changed<'a, K: Ord + Copy, V: PartialEq + Copy>(
+    from: &'a BTreeMap<K, V>,
+    to: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, V)> + 'a {
     to.iter()
         .filter(|(key, value)| from.get(key) != Some(value))
-        .map(|(_, value)| *value)
-        .collect()
+        .map(|(key, value)| (*key, *value))
 }
 
-fn gone<K: Ord + Copy, V>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> Vec<K> {
-    from.keys()
-        .filter(|key| !to.contains_key(key))
-        .copied()
-        .collect()
+fn gone<'a, K: Ord + Copy, V: Copy>(
+    from: &'a BTreeMap<K, V>,
+    to: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, V)> + 'a {
+    from.iter()
+        .filter(|(key, _)| !to.contains_key(key))
+        .map(|(key, value)| (*key, *value))
+}
+
+fn values<K, V>(elements: impl Iterator<Item = (K, V)>) -> Vec<V> {
+    elements.map(|(_, value)| value).collect()
 }
 
 fn missing<T: Ord + Copy>(wanted: &BTreeSet<T>, there: &BTreeSet<T>) -> Vec<T> {
@@ -101,22 +129,41 @@ impl Diff {
     pub fn lines(&self, name: impl Fn(u32) -> String) -> Vec<String> {
         let mut lines = Vec::new();
         let mut say = |line: fmt::Arguments<'_>| lines.push(line.to_string());
-        for entry in &self.set_entries {
-            if !entry.vm.is_none() {
-                say(format_args!(
-                    "+ translate {} to {}",
-                    entry.address, entry.vm
-                ));
-            }
-            if !entry.eip.is_none() {
-                say(format_args!(
-                    "+ translate {} to {} going out",
-                    entry.address, entry.eip
-                ));
-            }
+        if let Some(sessions) = self.sessions {
+            say(format_args!("+ room for {sessions} sessions"));
         }
-        for address in &self.remove_entries {
-            say(format_args!("- translate {address}"));
+        if let Some(settings) = &self.settings {
+            say(format_args!("+ settings: {}", Summary(settings)));
+        }
+        match &self.reserved {
+            Some(ports) if ports.is_empty() => say(format_args!("- reserved ports")),
+            Some(ports) => say(format_args!("+ reserve ports {ports} for sessions")),
+            None => {}
+        }
+        for range in ranges(&self.set_forwards) {
+            say(format_args!("+ forward {range}"));
+        }
+        for range in ranges(&self.remove_forwards) {
+            say(format_args!("- forward {range}"));
+        }
+        for (sign, entries) in [('+', &self.set_entries), ('-', &self.remove_entries)] {
+            for entry in entries {
+                let AddressEntry {
+                    address, vm, eip, ..
+                } = entry;
+                if !vm.is_none() {
+                    say(format_args!("{sign} translate {address} to {vm}"));
+                }
+                if !eip.is_none() {
+                    say(format_args!(
+                        "{sign} translate {address} to {eip} going out"
+                    ));
+                }
+                if entry.has(AddressEntry::MASQUERADE) {
+                    say(format_args!("{sign} masquerade by {address}"));
+                }
+                // Of an address that has forwards and no more, these are told above.
+            }
         }
         for interface in &self.set_interfaces {
             let role = if interface.has(Interface::UPLINK) {
@@ -184,11 +231,86 @@ impl Diff {
     }
 }
 
+/// The settings that people look for first.
+struct Summary<'a>(&'a Settings);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings {
+            uplink,
+            pool,
+            pool_len,
+            own_ports: [first, last],
+            ..
+        } = self.0;
+        if uplink.is_none() {
+            return f.write_str("no uplink, so no masquerade");
+        }
+        write!(f, "masquerade by {uplink}")?;
+        if *pool_len > 0 {
+            write!(f, ", or rather a pool of {pool_len} from {}", pool[0])?;
+        }
+        let (first, last) = (u32::from(*first) << 8, u32::from(*last) << 8 | 0xff);
+        write!(f, ", ports {first}-{last} are the router's own")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
+    use vr_common::wire::Addr;
+
+    use crate::{
+        config::{Forward, Protocol},
+        forwards::{Forwards, prefixes},
+    };
+
+    fn forward() -> impl Strategy<Value = Forward> {
+        (0u8..2, 1u16..40, 0u16..20, 0u8..3).prop_map(|(eip, port, more, vm)| Forward {
+            eip: [10, 0, 1, eip].into(),
+            protocol: Protocol::Tcp,
+            port,
+            end_port: port + more,
+            vm_port: port,
+            vm: [192, 168, 0, vm].into(),
+        })
+    }
+
+    /// Rules, of which a later one that overlaps an earlier one is left out, as a file with both is refused.
+    fn forwards() -> impl Strategy<Value = Vec<Forward>> {
+        proptest::collection::vec(forward(), 0..6).prop_map(|rules| {
+            let mut apart: Vec<Forward> = Vec::new();
+            for rule in rules {
+                let overlaps = |other: &Forward| {
+                    other.eip == rule.eip
+                        && other.port <= rule.end_port
+                        && rule.port <= other.end_port
+                };
+                if !apart.iter().any(overlaps) {
+                    apart.push(rule);
+                }
+            }
+            apart
+        })
+    }
+
+    fn trie(rules: &[Forward]) -> Forwards {
+        rules.iter().flat_map(prefixes).collect()
+    }
+
+    /// Where the trie leads a port: the longest prefix counts.
+    fn target(trie: &Forwards, eip: Ipv4Addr, port: u16) -> Option<ForwardEntry> {
+        trie.iter()
+            .filter(|((key, bits), _)| {
+                let shift = 64 - bits;
+                key.eip == Addr::from(eip)
+                    && u32::from(key.port.get()) >> shift == u32::from(port) >> shift
+            })
+            .max_by_key(|((_, bits), _)| *bits)
+            .map(|(_, entry)| *entry)
+    }
 
     fn picture() -> impl Strategy<Value = Picture> {
         let on_link = (1u32..4, 0u8..8, prop_oneof![Just(24u8), Just(32)]).prop_map(
@@ -213,40 +335,59 @@ mod tests {
             proptest::collection::btree_set(1u32..4, 0..3),
             proptest::collection::btree_set(on_link, 0..6),
             proptest::collection::vec(entry, 0..6),
-            any::<bool>(),
+            forwards(),
+            (any::<bool>(), 0u16..3, 1u32..3),
         )
             .prop_map(
-                |(interfaces, xdp, addresses, entries, forwarding)| Picture {
-                    interfaces: interfaces
-                        .into_keys()
-                        .map(|ifindex| {
-                            (
-                                ifindex,
-                                Interface {
+                |(interfaces, xdp, addresses, entries, rules, (forwarding, reserved, sessions))| {
+                    Picture {
+                        settings: (!interfaces.is_empty()).then_some(Settings {
+                            pool_len: sessions,
+                            ..Settings::DEFAULT
+                        }),
+                        sessions: if interfaces.is_empty() { 0 } else { sessions },
+                        forwards: trie(&rules),
+                        reserved: (0..reserved).collect(),
+                        interfaces: interfaces
+                            .into_keys()
+                            .map(|ifindex| {
+                                (
                                     ifindex,
-                                    ..Interface::EMPTY
-                                },
-                            )
-                        })
-                        .collect(),
-                    raised: xdp.clone(),
-                    xdp,
-                    addresses,
-                    entries: entries.into_iter().collect(),
-                    forwarding,
-                    ..Picture::default()
+                                    Interface {
+                                        ifindex,
+                                        ..Interface::EMPTY
+                                    },
+                                )
+                            })
+                            .collect(),
+                        raised: xdp.clone(),
+                        xdp,
+                        addresses,
+                        entries: entries.into_iter().collect(),
+                        forwarding,
+                        ..Picture::default()
+                    }
                 },
             )
     }
 
     /// What applying a diff makes of a picture.
     fn applied(mut picture: Picture, diff: &Diff) -> Picture {
+        picture.settings = diff.settings.or(picture.settings);
+        picture.sessions = diff.sessions.unwrap_or(picture.sessions);
+        if let Some(ports) = &diff.reserved {
+            picture.reserved = ports.clone();
+        }
+        picture.forwards.extend(diff.set_forwards.iter().copied());
+        for (prefix, _) in &diff.remove_forwards {
+            picture.forwards.remove(prefix);
+        }
         for entry in &diff.set_entries {
             picture.entries.insert(entry.address, *entry);
         }
         picture
             .entries
-            .retain(|address, _| !diff.remove_entries.contains(address));
+            .retain(|_, entry| !diff.remove_entries.contains(entry));
         for interface in &diff.set_interfaces {
             picture.interfaces.insert(interface.ifindex, *interface);
         }
@@ -266,6 +407,9 @@ mod tests {
             .addresses
             .retain(|address| !diff.remove_addresses.contains(address));
         picture.forwarding = diff.forwarding.unwrap_or(picture.forwarding);
+        if picture.interfaces.is_empty() {
+            (picture.settings, picture.sessions) = (None, 0);
+        }
         picture
     }
 
@@ -274,6 +418,33 @@ mod tests {
         fn a_diff_leads_from_one_to_the_other_and_the_reverse_leads_back(from in picture(), to in picture()) {
             prop_assert_eq!(&applied(from.clone(), &diff(&from, &to)), &to);
             prop_assert_eq!(&applied(to.clone(), &diff(&to, &from)), &from);
+        }
+
+        /// As they are written: one prefix after the other.
+        #[test]
+        fn a_port_has_its_old_or_its_new_target_at_every_step(from in forwards(), to in forwards()) {
+            let (from, to) = (trie(&from), trie(&to));
+            let picture = |forwards: &Forwards| Picture { forwards: forwards.clone(), ..Picture::default() };
+            let changes = diff(&picture(&from), &picture(&to));
+            let mut now = from.clone();
+            let set = changes.set_forwards.iter().map(|(prefix, entry)| (prefix, Some(entry)));
+            let remove = changes.remove_forwards.iter().map(|(prefix, _)| (prefix, None));
+            for (prefix, entry) in set.chain(remove) {
+                match entry {
+                    Some(entry) => now.insert(*prefix, *entry),
+                    None => now.remove(prefix),
+                };
+                for eip in [Ipv4Addr::new(10, 0, 1, 0), Ipv4Addr::new(10, 0, 1, 1)] {
+                    for port in 0..64 {
+                        let found = target(&now, eip, port);
+                        prop_assert!(
+                            found == target(&from, eip, port) || found == target(&to, eip, port),
+                            "{eip}:{port} leads to {found:?}"
+                        );
+                    }
+                }
+            }
+            prop_assert_eq!(now, to);
         }
 
         #[test]

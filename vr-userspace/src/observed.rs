@@ -1,23 +1,20 @@
 //! What is on the machine now, of the router's own.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use vr_common::{
-    layout::{AddressEntry, Interface},
-    outcome::Hook,
-    wire::Addr,
-};
+use vr_common::outcome::Hook;
 
-use crate::{ebpf::Generation, netlink::Machine, picture::Picture, state::State, sysctl};
+use crate::{
+    ebpf::Generation, netlink::Machine, picture::Picture, ports::Ports, state::State,
+    sysctl::Sysctls,
+};
 
 /// Reads the tables, and picks out of the machine's addresses, routes and settings those that are recorded as the
 /// router's own *and* still there.
 ///
 /// # Errors
-/// If a table or setting cannot be read.
-pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
-    let (entries, interfaces) = state
+/// If a table cannot be read.
+pub fn observed(machine: &Machine, sysctls: &Sysctls, state: &State) -> Result<Picture> {
+    let tables = state
         .generation()
         .map(tables)
         .transpose()?
@@ -30,8 +27,6 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
     };
     let owned = &state.owned;
     Ok(Picture {
-        entries,
-        interfaces,
         xdp: machine
             .links
             .values()
@@ -59,18 +54,28 @@ pub fn observed(machine: &Machine, state: &State) -> Result<Picture> {
             .filter(|ifindex| machine.links.get(ifindex).is_some_and(|link| link.up))
             .copied()
             .collect(),
-        forwarding: owned.forwarding && sysctl::forwarding()?,
+        forwarding: owned.forwarding && sysctls.forwarding,
+        reserved: reserved(sysctls, state),
+        ..tables
     })
 }
 
 /// What a generation's tables hold; nothing, if the kernel frees it while it is being read: its last hook was taken away a
 /// moment ago.
-fn tables(
-    generation: &Generation,
-) -> Result<(BTreeMap<Addr, AddressEntry>, BTreeMap<u32, Interface>)> {
-    let read = || Ok((generation.read_addresses()?, generation.read_interfaces()?));
-    match read() {
-        Err(_) if !generation.is_alive() => Ok(Default::default()),
+fn tables(generation: &Generation) -> Result<Picture> {
+    match generation.read() {
+        Err(_) if !generation.is_alive() => Ok(Picture::default()),
         other => other,
     }
+}
+
+fn reserved(sysctls: &Sysctls, state: &State) -> Ports {
+    let (Some(now), Some(recorded)) = (&sysctls.reserved, &state.owned.reserved) else {
+        return Ports::default();
+    };
+    recorded
+        .standing(now)
+        .next_back()
+        .cloned()
+        .unwrap_or_default()
 }

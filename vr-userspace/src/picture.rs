@@ -4,15 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vr_common::{
     layout::{AddressEntry, Interface},
+    session::record::Settings,
     wire::Addr,
 };
 
-use crate::state::{DefaultRoute, OnLink};
+use crate::{
+    forwards::Forwards,
+    ports::Ports,
+    state::{DefaultRoute, OnLink},
+};
 
 /// All that is the router's own. What others have set up is in no picture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
-    /// The table of translations.
+    /// What sessions follow; `None` where no program runs.
+    pub settings: Option<Settings>,
+    /// How many sessions there is room for.
+    pub sessions: u32,
+    /// The table of forwarded ports.
+    pub forwards: Forwards,
+    /// The table of addresses and their roles.
     pub entries: BTreeMap<Addr, AddressEntry>,
     /// The table of interfaces, each of which runs the TC programs.
     pub interfaces: BTreeMap<u32, Interface>,
@@ -28,6 +39,8 @@ pub struct Picture {
     pub raised: BTreeSet<u32>,
     /// Whether IPv4 forwarding was turned on.
     pub forwarding: bool,
+    /// Ports that the kernel is kept from using itself.
+    pub reserved: Ports,
 }
 
 impl Picture {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation};
+use crate::{config::MacAddr, ebpf::Generation, ports::Ports};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +45,7 @@ pub struct DefaultRoute {
 
 /// What load has added, and found before it did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Owned {
     /// Addresses that were not there before.
     pub addresses: BTreeSet<OnLink>,
@@ -56,6 +57,35 @@ pub struct Owned {
     pub clsact: BTreeSet<u32>,
     /// Whether net.ipv4.ip_forward was 0 before.
     pub forwarding: bool,
+    /// What was made of net.ipv4.ip_local_reserved_ports.
+    pub reserved: Option<Reserved>,
+}
+
+/// A list of ports that has others' in it and the router's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// What others had put there before.
+    pub theirs: Ports,
+    /// What was added, or is about to be; two while one follows the other.
+    pub ours: Vec<Ports>,
+}
+
+impl Reserved {
+    /// Those of the router's own that are still in the list as it is now.
+    pub fn standing<'a>(&'a self, now: &'a Ports) -> impl DoubleEndedIterator<Item = &'a Ports> {
+        self.ours
+            .iter()
+            .filter(|ours| !ours.is_empty() && now.contains_all(ours))
+    }
+
+    /// What of the list as it is now is others'. If ours is no longer in it as a whole, somebody has written another one.
+    #[must_use]
+    pub fn others(&self, now: &Ports) -> Ports {
+        let added_since = self
+            .standing(now)
+            .fold(now.clone(), |rest, ours| rest.without(ours));
+        added_since.with(&self.theirs.within(now))
+    }
 }
 
 /// Which interface an ifindex meant when it was recorded: an index alone may be given to another NIC.
@@ -98,6 +128,8 @@ pub struct State {
     pub refused: BTreeMap<u32, Refusal>,
     /// Why each interface has the backend that it has.
     pub chosen: BTreeMap<u32, String>,
+    /// How many rules of forwarded ports are in force.
+    pub forwards: usize,
     /// Entries that wait for their NIC or for an uplink, as last seen.
     pub pending: Vec<String>,
     /// The last failure, until a load succeeds.
@@ -219,6 +251,28 @@ mod tests {
         State::remove(&path).unwrap();
         State::remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn others_ports_are_told_from_ours() {
+        let ports = |text: &str| text.parse::<Ports>().unwrap();
+        let reserved = Reserved {
+            theirs: ports("8080,9090"),
+            ours: vec![ports("1024-9000"), ports("2000-9000")],
+        };
+        for (now, others) in [
+            // As it was left, after the first or the second of ours, or before either.
+            ("1024-9000,9090", "8080,9090"),
+            ("2000-9000,9090", "8080,9090"),
+            ("8080,9090", "8080,9090"),
+            // Somebody has added one, taken one away, written a list of his own.
+            ("1024-9000,9090,9999", "8080,9090,9999"),
+            ("1024-9000", "8080"),
+            ("3000", "3000"),
+            ("", ""),
+        ] {
+            assert_eq!(reserved.others(&ports(now)), ports(others), "{now}");
+        }
     }
 
     #[test]

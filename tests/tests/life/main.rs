@@ -4,6 +4,7 @@
 mod basics;
 mod flows;
 mod foreign;
+mod forwards;
 mod nics;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -4,6 +4,7 @@
 //! slot is the truth; an element that leads to a slot which has another session by now is a miss. So the two
 //! directions live and die together, whatever happens to the index.
 
+mod bytes;
 mod find;
 pub mod flow;
 mod mapping;

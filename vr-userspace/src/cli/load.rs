@@ -14,8 +14,9 @@ use crate::{
     netlink::{Link, Machine, Netlink},
     observed::observed,
     picture::Picture,
+    ports::Ports,
     state::{Failure, Owned, State, now},
-    sysctl,
+    sysctl::Sysctls,
 };
 
 /// Everything that is known before anything is changed.
@@ -23,7 +24,9 @@ pub struct Situation {
     pub state: State,
     pub machine: Machine,
     pub observed: Picture,
-    forwards: bool,
+    /// The ports that others have reserved.
+    pub others_ports: Ports,
+    sysctls: Sysctls,
 }
 
 impl Situation {
@@ -31,12 +34,19 @@ impl Situation {
     pub async fn read(netlink: &Netlink, mut state: State) -> Result<Self> {
         let machine = netlink.read().await?;
         state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
-        let observed = observed(&machine, &state)?;
+        let sysctls = Sysctls::read()?;
+        let observed = observed(&machine, &sysctls, &state)?;
+        let reserved = sysctls.reserved.clone().unwrap_or_default();
+        let others_ports = match &state.owned.reserved {
+            Some(record) => record.others(&reserved),
+            None => reserved,
+        };
         Ok(Self {
             state,
             machine,
             observed,
-            forwards: sysctl::forwarding()?,
+            others_ports,
+            sysctls,
         })
     }
 
@@ -44,7 +54,7 @@ impl Situation {
         let desired = desired(
             config,
             &self.machine,
-            self.forwards,
+            &self.sysctls,
             &self.state.owned,
             backend,
             &self.state.refused,
@@ -79,9 +89,9 @@ pub async fn run(
     if self::version(path) != version {
         config = super::read(path)?;
     }
-    if !config.forwards.is_empty() {
+    if Sysctls::read()?.reserved.is_none() {
         eprintln!(
-            "warning: port forwards are checked and their addresses are set up, but this version does not translate them yet"
+            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
         );
     }
     let netlink = Netlink::open()?;
@@ -141,8 +151,9 @@ async fn pass(
 
     // First the intention, so that whatever happens next, everything of ours is on record.
     let mut state = before.clone();
-    record(&mut state.owned, &situation.observed, true);
-    record(&mut state.owned, &desired.picture, true);
+    let others_ports = &situation.others_ports;
+    record(&mut state.owned, &situation.observed, others_ports);
+    record(&mut state.owned, &desired.picture, others_ports);
     identify(&mut state, &situation.machine);
     let generation = prepared
         .as_ref()
@@ -156,6 +167,7 @@ async fn pass(
     let apply = Apply {
         netlink,
         machine: &situation.machine,
+        others_ports,
         xdp_or_fail: backend == Backend::Xdp,
     };
     match apply
@@ -163,7 +175,8 @@ async fn pass(
         .await
     {
         Ok(applied) => {
-            record(&mut state.owned, &desired.picture, false);
+            state.owned = Owned::default();
+            record(&mut state.owned, &desired.picture, others_ports);
             state.generations = generation.into_iter().collect();
             state.refused.extend(applied.refused);
             state.refused.retain(|ifindex, _| {
@@ -176,6 +189,7 @@ async fn pass(
                 .map(|port| (port.link.ifindex, why(port, &state)))
                 .collect();
             state.pending = desired.pending;
+            state.forwards = desired.forwards;
             (state.config, state.loaded_at, state.last_failure) =
                 (Some(std::path::absolute(path)?), Some(now()), None);
             state.write(&instance.state_file())?;
@@ -209,7 +223,7 @@ async fn pass(
 /// Reads what is there now, and leads it to what was there before.
 async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result<()> {
     let machine = apply.netlink.read().await?;
-    let mut now = observed(&machine, state)?;
+    let mut now = observed(&machine, &Sysctls::read()?, state)?;
     // A step that failed half-way may have reached interfaces whose table was not read.
     now.interfaces.extend(
         state
@@ -236,16 +250,20 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
     Ok(())
 }
 
-/// Notes what of a picture is to be taken away again one day: added to what is noted already, or instead of it.
-fn record(owned: &mut Owned, picture: &Picture, add: bool) {
-    if !add {
-        *owned = Owned::default();
-    }
+/// Notes what of a picture is to be taken away again one day, besides what is noted already.
+fn record(owned: &mut Owned, picture: &Picture, others_ports: &Ports) {
     owned.addresses.extend(&picture.addresses);
     owned.clsact.extend(&picture.clsact);
     owned.routes.extend(&picture.routes);
     owned.raised.extend(&picture.raised);
     owned.forwarding |= picture.forwarding;
+    if !picture.reserved.is_empty() {
+        let reserved = owned.reserved.get_or_insert_default();
+        reserved.theirs = others_ports.clone();
+        if !reserved.ours.contains(&picture.reserved) {
+            reserved.ours.push(picture.reserved.clone());
+        }
+    }
 }
 
 /// Notes which NIC each recorded index means.
@@ -288,8 +306,9 @@ fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
         println!("pending: {pending}");
     }
     println!(
-        "loaded: {} interfaces, {} EIPs",
+        "loaded: {} interfaces, {} EIPs, {} forwards",
         state.chosen.len(),
-        config.eips.len()
+        config.eips.len(),
+        config.forwards.len()
     );
 }

@@ -3,6 +3,7 @@
 mod check;
 mod load;
 mod plan;
+mod sessions;
 mod status;
 mod trace;
 mod unload;
@@ -45,6 +46,9 @@ enum Verb {
     Plan(PlanArgs),
     /// Show what is loaded: interfaces, pending entries, counters, the last failure
     Status(StatusArgs),
+    /// List the flows that the router remembers, live: masquerade, port forwards, hairpin
+    #[command(after_help = sessions::HELP)]
+    Sessions(sessions::Arguments),
     /// Print every packet that the programs see, and what becomes of it. The router goes on, more slowly
     Trace(TraceArgs),
 }
@@ -144,6 +148,7 @@ fn run(verb: Verb) -> Result<()> {
             &args.file.config,
             args.backend,
         )),
+        Verb::Sessions(args) => sessions::run(&Instance::current()?, &args),
         Verb::Trace(args) => runtime()?.block_on(trace::run(
             &Instance::current()?,
             Duration::from_secs(args.seconds),

@@ -12,6 +12,7 @@ use crate::{
     netlink::Netlink,
     observed::observed,
     state::{Failure, State},
+    sysctl::Sysctls,
 };
 
 /// What `status --json` prints. Names and meanings stay; fields may be added.
@@ -25,6 +26,9 @@ struct Status {
     build: Option<String>,
     interfaces: Vec<InterfaceStatus>,
     eips: usize,
+    /// Rules of forwarded ports that are in force.
+    forwards: usize,
+    sessions: SessionStatus,
     pending: Vec<String>,
     last_failure: Option<Failure>,
     /// Program → outcome → packets and bytes.
@@ -41,6 +45,12 @@ struct InterfaceStatus {
     backend: &'static str,
     why: Option<String>,
     takes_redirect: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SessionStatus {
+    /// How many there is room for.
+    capacity: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,7 +72,7 @@ pub async fn run(instance: &Instance, json: bool) -> Result<()> {
 async fn read(instance: &Instance) -> Result<Status> {
     let state = State::read(&instance.state_file())?;
     let machine = Netlink::open()?.read().await?;
-    let picture = observed(&machine, &state)?;
+    let picture = observed(&machine, &Sysctls::read()?, &state)?;
     let generation = state.generation();
     let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
         .iter()
@@ -114,6 +124,10 @@ async fn read(instance: &Instance) -> Result<Status> {
             .values()
             .filter(|entry| !entry.vm.is_none())
             .count(),
+        forwards: state.forwards,
+        sessions: SessionStatus {
+            capacity: picture.sessions,
+        },
         pending: state.pending.clone(),
         last_failure: state.last_failure.clone(),
         counters,
@@ -125,10 +139,12 @@ fn print(status: &Status) {
         println!("nothing is loaded (router {})", status.instance);
     } else {
         println!(
-            "router {}: {} EIPs from {}",
+            "router {}: {} EIPs and {} forwards from {}; room for {} sessions",
             status.instance,
             status.eips,
-            status.config.as_deref().unwrap_or("?")
+            status.forwards,
+            status.config.as_deref().unwrap_or("?"),
+            status.sessions.capacity
         );
     }
     if !status.interfaces.is_empty() {

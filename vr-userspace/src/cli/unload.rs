@@ -17,6 +17,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     let apply = Apply {
         netlink: &netlink,
         machine: &situation.machine,
+        others_ports: &situation.others_ports,
         xdp_or_fail: false,
     };
     apply

@@ -1,41 +1,50 @@
 //! One generation: a set of programs and the maps they use, by the kernel's numbers.
 //!
-//! A generation is replaced when this binary brings other programs, when the tables must grow, or when a program is needed
-//! that no interface has kept alive: the new one is filled first, then each hook is switched over; the old one goes with its last hook.
+//! A generation is replaced when this binary brings other programs, when the tables must grow, when there is to be room for
+//! another number of sessions, or when a program is needed that no interface has kept alive: the new one is filled first,
+//! then each hook is switched over; the old one goes with its last hook.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray, Queue},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use serde::{Deserialize, Serialize};
 use vr_common::{
-    layout::{ABI, AddressEntry, Counter, Interface},
+    layout::{ABI, AddressEntry, Counter, ForwardEntry, Interface},
     outcome::{Hook, Outcome},
+    session::record::Settings,
     wire::Addr,
 };
 
 use super::{
+    maps::{
+        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, INDEX, INTERFACES, MAPS, Next, Room,
+        SESSIONS, SETTINGS, capacity_for,
+    },
+    migrate::migrate,
     object::{BUILD_ID, Programs, Tracing},
-    table::Table,
+    sessions::Sessions,
+    table::{Table, bind},
+};
+use crate::{
+    forwards::{Forwards, Prefix, prefix_from_bytes, prefix_to_bytes},
+    picture::Picture,
 };
 
-/// The fewest addresses that a table is made for.
-pub const MIN_CAPACITY: u32 = 4096;
-
-const ADDRESSES: &str = "ADDRESSES";
-const INTERFACES: &str = "INTERFACES";
-const COUNTERS: &str = "COUNTERS";
-
-/// A table's size for so many addresses: room to double before the next one has to be made.
-#[must_use]
-pub fn capacity_for(addresses: usize) -> u32 {
-    u32::try_from(addresses.saturating_mul(2))
-        .unwrap_or(u32::MAX / 2)
-        .next_power_of_two()
-        .max(MIN_CAPACITY)
+/// What a picture needs of a generation.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// Addresses, at most.
+    pub addresses: usize,
+    /// Prefixes of forwarded ports, at most.
+    pub forwards: usize,
+    /// Sessions, exactly.
+    pub sessions: u32,
+    /// Whether XDP is to run.
+    pub xdp: bool,
 }
 
 /// A generation, as it is recorded. Its objects live as long as a hook, or this process, uses them.
@@ -47,38 +56,58 @@ pub struct Generation {
     abi: u32,
     /// The fingerprint of its programs' sources.
     pub build: String,
-    addresses: u32,
-    interfaces: u32,
-    counters: u32,
+    /// The kernel's numbers of its maps.
+    #[serde(default)]
+    maps: BTreeMap<String, u32>,
     xdp: u32,
     tc_ingress: u32,
     tc_egress: u32,
 }
 
 impl Generation {
-    /// Makes a generation after `previous`, with these tables. Counters go on. It lives by the programs that come with it,
-    /// until hooks run them.
+    /// Makes a generation after `previous`, with the tables of `picture` but these interfaces. Counters and sessions go on.
+    /// It lives by the programs that come with it, until hooks run them.
     ///
     /// # Errors
     /// If the kernel refuses it; nothing is left behind.
     pub fn make(
         previous: Option<&Self>,
-        addresses: &BTreeMap<Addr, AddressEntry>,
+        picture: &Picture,
         interfaces: &BTreeMap<u32, Interface>,
     ) -> Result<(Self, Programs)> {
-        let counters = previous
-            .filter(|previous| previous.abi == ABI)
-            .and_then(|previous| MapData::from_id(previous.counters).ok());
-        let reuse: Vec<(&str, MapData)> = counters.into_iter().map(|map| (COUNTERS, map)).collect();
-        let programs = Programs::load(capacity_for(addresses.len()), &reuse, Tracing::Off)?;
-        let number = previous.map_or(0, |previous| previous.number) + 1;
-        let generation = Self::of(&programs, number)?;
-        generation.addresses()?.write(
-            &addresses
-                .values()
-                .map(|entry| (entry.address.octets(), entry.to_bytes()))
-                .collect::<Vec<_>>(),
-        )?;
+        let room = Room {
+            addresses: capacity_for(picture.entries.len()),
+            forwards: capacity_for(picture.forwards.len()),
+            sessions: picture.sessions,
+        };
+        let previous_number = previous.map_or(0, |previous| previous.number);
+        let previous = previous.filter(|previous| previous.abi == ABI);
+        let same_room = previous.is_some_and(|previous| {
+            previous
+                .sessions()
+                .is_ok_and(|sessions| sessions == room.sessions)
+        });
+        let goes_on = |next| match next {
+            Next::New => false,
+            Next::GoesOn => true,
+            Next::GoesOnWithSessions => same_room,
+        };
+        // All or none: they count each other's elements.
+        let carried =
+            previous.and_then(|previous| Some((previous, previous.open_maps(goes_on).ok()?)));
+        let reuse = carried.as_ref().map_or(&[][..], |(_, maps)| maps);
+        let programs = Programs::load(room, reuse, Tracing::Off)?;
+        let generation = Self::of(&programs, previous_number + 1)?;
+        match carried {
+            Some(_) if same_room => {}
+            Some((previous, _)) => migrate(previous, &generation)?,
+            None => generation.fill(FREE, 0..room.sessions)?,
+        }
+        if let Some(settings) = &picture.settings {
+            generation.write_settings(settings)?;
+        }
+        generation.write_forwards(picture.forwards.iter())?;
+        generation.write_addresses(picture.entries.values())?;
         for interface in interfaces.values() {
             generation.write_interface(interface.ifindex, Some(*interface))?;
         }
@@ -90,67 +119,75 @@ impl Generation {
     /// # Errors
     /// If the kernel refuses them.
     pub fn tracing(&self) -> Result<(Self, Programs)> {
-        let maps = [
-            (ADDRESSES, self.addresses),
-            (INTERFACES, self.interfaces),
-            (COUNTERS, self.counters),
-        ];
-        let reuse = maps
-            .into_iter()
-            .map(|(name, id)| Ok((name, MapData::from_id(id)?)))
-            .collect::<Result<Vec<_>>>()?;
-        let programs = Programs::load(self.addresses()?.capacity()?, &reuse, Tracing::On)?;
+        let room = Room {
+            addresses: self.table::<4, 16>(ADDRESSES)?.capacity()?,
+            forwards: self.table::<FORWARD_KEY, 8>(FORWARDS)?.capacity()?,
+            sessions: self.sessions()?,
+        };
+        let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On)?;
         Ok((Self::of(&programs, self.number)?, programs))
     }
 
     fn of(programs: &Programs, number: u32) -> Result<Self> {
-        Ok(Self {
+        let maps = MAPS
+            .iter()
+            .map(|rule| Ok((rule.name.to_owned(), programs.map_id(rule.name)?)))
+            .collect::<Result<_>>()?;
+        let generation = Self {
             number,
             abi: ABI,
             build: BUILD_ID.to_owned(),
-            addresses: programs.map_id(ADDRESSES)?,
-            interfaces: programs.map_id(INTERFACES)?,
-            counters: programs.map_id(COUNTERS)?,
+            maps,
             xdp: programs.xdp()?.info()?.id(),
             tc_ingress: programs.tc(Hook::TcIngress.name())?.info()?.id(),
             tc_egress: programs.tc(Hook::TcEgress.name())?.info()?.id(),
-        })
+        };
+        // A map goes with the last program that uses it, and XDP, say, can be taken off. TC ingress is on every interface.
+        let holder = programs.tc(Hook::TcIngress.name())?.info()?.fd()?;
+        for (name, map) in generation.open_maps(|_| true)? {
+            bind(&holder, &map).with_context(|| format!("cannot hold the BPF map {name}"))?;
+        }
+        Ok(generation)
     }
 
     /// Whether its tables are still there, and laid out as this binary reads them.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.abi == ABI
-            && [
-                (self.addresses, ADDRESSES),
-                (self.interfaces, INTERFACES),
-                (self.counters, COUNTERS),
-            ]
-            .into_iter()
-            .all(|(id, name)| {
+            && MAPS.iter().all(|rule| {
                 // An old number may have come to another map only after two thousand million maps; after a reboot the
                 // record is gone too.
-                MapInfo::from_id(id).is_ok_and(|info| info.name_as_str() == Some(name))
+                self.map_id(rule.name)
+                    .and_then(|id| Ok(MapInfo::from_id(id)?))
+                    .is_ok_and(|info| info.name_as_str() == Some(rule.name))
             })
     }
 
-    /// If it can go on serving, keeps it: it runs this binary's programs, its tables hold so many addresses, and the programs
-    /// that are needed are there. The kernel frees objects some time after their last hook is gone, so one that was only
+    /// If it can go on serving, keeps it: it runs this binary's programs, its tables have the room that is needed, and so are
+    /// the programs there. The kernel frees objects some time after their last hook is gone, so one that was only
     /// seen might not be there the next moment; what is returned holds programs, and with them their maps.
     #[must_use]
-    pub fn keep(&self, addresses: usize, xdp: bool) -> Option<Vec<ProgramFd>> {
+    pub fn keep(&self, need: Need) -> Option<Vec<ProgramFd>> {
         if !self.is_alive() || self.build != BUILD_ID {
             return None;
         }
         let hooks = Hook::ALL
             .into_iter()
-            .filter(|hook| xdp || *hook != Hook::Xdp);
+            .filter(|hook| need.xdp || *hook != Hook::Xdp);
         let kept = hooks
             .map(|hook| Ok(self.program(hook)?.fd()?))
             .collect::<Result<Vec<_>>>()
             .ok()?;
-        let capacity = self.addresses().and_then(|table| table.capacity()).ok()?;
-        (addresses <= capacity as usize).then_some(kept)
+        self.has_room(need).ok()?.then_some(kept)
+    }
+
+    fn has_room(&self, need: Need) -> Result<bool> {
+        let addresses = self.table::<4, 16>(ADDRESSES)?.capacity()?;
+        let forwards = self.table::<FORWARD_KEY, 8>(FORWARDS)?.capacity()?;
+        // A trie that is full takes not even another value of a prefix that it has.
+        Ok(need.addresses <= addresses as usize
+            && need.forwards < forwards as usize
+            && need.sessions == self.sessions()?)
     }
 
     /// The kernel's number of a program.
@@ -175,20 +212,47 @@ impl Generation {
             .ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
     }
 
-    /// The table of addresses.
+    /// What the tables hold, as the part of a picture that is in them.
     ///
     /// # Errors
-    /// If it is gone.
-    pub fn addresses(&self) -> Result<Table<4, 16>> {
-        Table::open(self.addresses)
+    /// If one cannot be read.
+    pub fn read(&self) -> Result<Picture> {
+        Ok(Picture {
+            settings: Some(self.read_settings()?),
+            sessions: self.sessions()?,
+            forwards: self.read_forwards()?,
+            entries: self.read_addresses()?,
+            interfaces: self.read_interfaces()?,
+            ..Picture::default()
+        })
     }
 
-    /// What the table of addresses holds.
+    /// Writes addresses and their roles.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
-        let entries = self.addresses()?.read()?;
+    /// If the kernel refuses.
+    pub fn write_addresses<'a>(
+        &self,
+        entries: impl IntoIterator<Item = &'a AddressEntry>,
+    ) -> Result<()> {
+        let elements: Vec<_> = entries
+            .into_iter()
+            .map(|entry| (entry.address.octets(), entry.to_bytes()))
+            .collect();
+        self.table::<4, 16>(ADDRESSES)?.write(&elements)
+    }
+
+    /// Removes addresses, which must be there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_addresses(&self, addresses: impl IntoIterator<Item = Addr>) -> Result<()> {
+        let keys: Vec<_> = addresses.into_iter().map(Addr::octets).collect();
+        self.table::<4, 16>(ADDRESSES)?.remove(&keys)
+    }
+
+    fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
+        let entries = self.table::<4, 16>(ADDRESSES)?.read()?;
         Ok(entries
             .into_values()
             .map(AddressEntry::from_bytes)
@@ -196,13 +260,44 @@ impl Generation {
             .collect())
     }
 
-    /// What the table of interfaces holds.
+    /// Writes prefixes of forwarded ports.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub fn read_interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
+    /// If the kernel refuses.
+    pub fn write_forwards<'a>(
+        &self,
+        forwards: impl IntoIterator<Item = (&'a Prefix, &'a ForwardEntry)>,
+    ) -> Result<()> {
+        let elements: Vec<_> = forwards
+            .into_iter()
+            .map(|(prefix, entry)| (prefix_to_bytes(prefix), entry.to_bytes()))
+            .collect();
+        self.table::<FORWARD_KEY, 8>(FORWARDS)?.write(&elements)
+    }
+
+    /// Removes prefixes, which must be there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_forwards<'a>(
+        &self,
+        prefixes: impl IntoIterator<Item = &'a Prefix>,
+    ) -> Result<()> {
+        let keys: Vec<_> = prefixes.into_iter().map(prefix_to_bytes).collect();
+        self.table::<FORWARD_KEY, 8>(FORWARDS)?.remove(&keys)
+    }
+
+    fn read_forwards(&self) -> Result<Forwards> {
+        let elements = self.table::<FORWARD_KEY, 8>(FORWARDS)?.read()?;
+        Ok(elements
+            .into_iter()
+            .map(|(key, value)| (prefix_from_bytes(key), ForwardEntry::from_bytes(value)))
+            .collect())
+    }
+
+    fn read_interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
         let mut interfaces = BTreeMap::new();
-        for value in self.interfaces()?.iter() {
+        for value in self.array::<16>(INTERFACES)?.iter() {
             let interface = Interface::from_bytes(value?);
             if interface.ifindex != 0 {
                 interfaces.insert(interface.ifindex, interface);
@@ -217,17 +312,94 @@ impl Generation {
     /// If the kernel refuses.
     pub fn write_interface(&self, ifindex: u32, interface: Option<Interface>) -> Result<()> {
         let value = interface.unwrap_or(Interface::EMPTY);
-        self.interfaces()?
+        self.array::<16>(INTERFACES)?
             .set(Interface::slot(ifindex), value.to_bytes(), 0)
             .context("cannot write the table of interfaces")
     }
 
-    fn interfaces(&self) -> Result<Array<MapData, [u8; 16]>> {
-        let data =
-            MapData::from_id(self.interfaces).context("cannot open the table of interfaces")?;
-        Map::Array(data)
+    /// Writes what sessions follow.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write_settings(&self, settings: &Settings) -> Result<()> {
+        self.array::<128>(SETTINGS)?
+            .set(0, settings.to_bytes(), 0)
+            .context("cannot write the settings")
+    }
+
+    /// What sessions follow.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_settings(&self) -> Result<Settings> {
+        let bytes = self.array::<128>(SETTINGS)?.get(&0, 0)?;
+        Ok(Settings::from_bytes(&bytes))
+    }
+
+    /// The sessions, to list and to end them.
+    ///
+    /// # Errors
+    /// If their maps are gone.
+    pub fn open_sessions(&self) -> Result<Sessions> {
+        Sessions::open(self.map(SESSIONS)?, self.map(INDEX)?)
+    }
+
+    /// How many sessions it has room for.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn sessions(&self) -> Result<u32> {
+        Ok(MapInfo::from_id(self.map_id(SESSIONS)?)?.max_entries())
+    }
+
+    /// Puts numbers of slots into a queue; one at a time is all that the kernel has for queues.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub(super) fn fill(&self, queue: &str, slots: impl IntoIterator<Item = u32>) -> Result<()> {
+        let mut queue: Queue<MapData, u32> = Map::Queue(self.map(queue)?).try_into()?;
+        for slot in slots {
+            queue
+                .push(slot, 0)
+                .context("cannot fill a queue of slots")?;
+        }
+        Ok(())
+    }
+
+    /// One of its maps, by name.
+    ///
+    /// # Errors
+    /// If it is gone, or its keys or values have other sizes.
+    pub fn table<const K: usize, const V: usize>(&self, name: &str) -> Result<Table<K, V>> {
+        Table::open(self.map_id(name)?).with_context(|| format!("the map {name}"))
+    }
+
+    fn array<const V: usize>(&self, name: &str) -> Result<Array<MapData, [u8; V]>> {
+        Map::Array(self.map(name)?)
             .try_into()
-            .context("the table of interfaces has another shape")
+            .with_context(|| format!("the map {name} has another shape"))
+    }
+
+    fn open_maps(&self, which: impl Fn(Next) -> bool) -> Result<Vec<(&'static str, MapData)>> {
+        MAPS.iter()
+            .filter(|rule| which(rule.next))
+            .map(|rule| Ok((rule.name, self.map(rule.name)?)))
+            .collect()
+    }
+
+    /// The same, for whoever opens it himself.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn map(&self, name: &str) -> Result<MapData> {
+        MapData::from_id(self.map_id(name)?).with_context(|| format!("cannot open the map {name}"))
+    }
+
+    fn map_id(&self, name: &str) -> Result<u32> {
+        self.maps
+            .get(name)
+            .copied()
+            .ok_or_else(|| anyhow!("the record names no map {name}"))
     }
 
     /// The counters, summed over the CPUs; those that are zero are left out.
@@ -235,7 +407,7 @@ impl Generation {
     /// # Errors
     /// If they cannot be read.
     pub fn counters(&self) -> Result<Vec<(Hook, Outcome, Counter)>> {
-        let data = MapData::from_id(self.counters).context("cannot open the counters")?;
+        let data = self.map(COUNTERS)?;
         let array: PerCpuArray<MapData, [u8; 16]> = Map::PerCpuArray(data)
             .try_into()
             .context("the counters have another shape")?;
@@ -256,18 +428,5 @@ impl Generation {
             }
         }
         Ok(counters)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_have_room_to_double() {
-        assert_eq!(capacity_for(0), MIN_CAPACITY);
-        assert_eq!(capacity_for(4096), 8192);
-        assert_eq!(capacity_for(100_000), 262_144);
-        assert!(capacity_for(usize::MAX).is_power_of_two());
     }
 }

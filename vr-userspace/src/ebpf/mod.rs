@@ -6,11 +6,17 @@
 
 mod generation;
 mod hooks;
+mod maps;
+mod migrate;
 mod object;
 mod scratch;
+mod sessions;
 mod table;
 
-pub use generation::{Generation, MIN_CAPACITY, capacity_for};
+pub use generation::{Generation, Need};
 pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
+pub use maps::{MIN_CAPACITY, Room, capacity_for};
+pub use migrate::migrate;
 pub use object::{BUILD_ID, Programs, Tracing};
-pub use table::Table;
+pub use sessions::{Sessions, now};
+pub use table::{Page, Pages, Table};

@@ -11,7 +11,10 @@ use aya::{
 
 use aya_log::EbpfLogger;
 
-use super::scratch::with_bpffs;
+use super::{
+    maps::{MAPS, Room},
+    scratch::with_bpffs,
+};
 
 /// The object that `cargo xtask build` made.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("VR_EBPF_OBJECT"));
@@ -36,14 +39,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the object with room for `capacity` addresses. The maps are new ones, but for those of `reuse`, names and
+    /// Loads the object with maps that have this room. The maps are new ones, but for those of `reuse`, names and
     /// maps whose contents are to go on.
     ///
     /// # Errors
     /// If the kernel refuses a map or a program; the verifier's last words are part of the message.
-    pub fn load(capacity: u32, reuse: &[(&str, MapData)], tracing: Tracing) -> Result<Self> {
+    pub fn load(room: Room, reuse: &[(&str, MapData)], tracing: Tracing) -> Result<Self> {
         if reuse.is_empty() {
-            return Self::load_pinned(capacity, &[], tracing);
+            return Self::load_pinned(room, &[], tracing);
         }
         with_bpffs(|dir| {
             let pins: Vec<(&str, PathBuf)> = reuse
@@ -54,14 +57,18 @@ impl Programs {
                 map.pin(pin)
                     .with_context(|| format!("cannot pin the map {name}"))?;
             }
-            Self::load_pinned(capacity, &pins, tracing)
+            Self::load_pinned(room, &pins, tracing)
         })
     }
 
-    fn load_pinned(capacity: u32, pins: &[(&str, PathBuf)], tracing: Tracing) -> Result<Self> {
+    fn load_pinned(room: Room, pins: &[(&str, PathBuf)], tracing: Tracing) -> Result<Self> {
         raise_memlock();
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("ADDRESSES", capacity);
+        for rule in MAPS {
+            if let Some(length) = rule.length {
+                loader.map_max_entries(rule.name, length(room));
+            }
+        }
         let level = match tracing {
             Tracing::Off => 0u8,
             Tracing::On => log::Level::Trace as u8,
@@ -123,7 +130,12 @@ impl Programs {
             .ebpf
             .map(name)
             .ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
-        let (Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data)) = map else {
+        let (Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::Queue(data)) = map
+        else {
             return Err(anyhow!("the map {name} is of another kind than expected"));
         };
         Ok(data.info()?.id())

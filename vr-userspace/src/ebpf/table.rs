@@ -1,19 +1,26 @@
-//! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`, 5.6).
+//! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`: hash tables and arrays
+//! since 5.6, tries since 5.13).
 //!
 //! With one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
     collections::BTreeMap,
-    io,
+    io, iter,
     os::fd::{AsFd, AsRawFd},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::{
+    maps::{Array, HashMap, Map, MapData, MapError},
+    programs::ProgramFd,
+};
 
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
 const DELETE_BATCH: libc::c_long = 27;
+const PROG_BIND_MAP: libc::c_long = 35;
 /// Elements a call; a lookup must hold at least one whole bucket.
 const CHUNK: usize = 16_384;
 
@@ -31,12 +38,35 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// A hash map with keys of `K` and values of `V` bytes.
+/// `struct { … } prog_bind_map` of the same.
+#[repr(C)]
+struct BindAttr {
+    program: u32,
+    map: u32,
+    flags: u32,
+}
+
+/// Makes a map stay as long as a program, whether or not the program uses it (kernel 5.10).
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn bind(program: &ProgramFd, map: &MapData) -> io::Result<()> {
+    let mut attr = BindAttr {
+        program: program.as_fd().as_raw_fd() as u32,
+        map: map.fd().as_fd().as_raw_fd() as u32,
+        flags: 0,
+    };
+    bpf(PROG_BIND_MAP, &mut attr)
+}
+
+/// A map with keys of `K` and values of `V` bytes: a hash table, an array (whose elements can only be read and written) or a
+/// trie. The system calls are the same for all.
 #[derive(Debug)]
 pub struct Table<const K: usize, const V: usize> {
     map: HashMap<MapData, [u8; K], [u8; V]>,
     /// The same map: aya keeps the descriptor of `map` to itself.
     data: MapData,
+    batches: bool,
 }
 
 impl<const K: usize, const V: usize> Table<K, V> {
@@ -45,11 +75,54 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// # Errors
     /// If there is none, or its keys or values have other sizes.
     pub fn open(id: u32) -> Result<Self> {
-        let open = || MapData::from_id(id).with_context(|| format!("cannot open BPF map {id}"));
-        let map = Map::HashMap(open()?)
+        Self::of(MapData::from_id(id).with_context(|| format!("cannot open BPF map {id}"))?)
+            .with_context(|| format!("BPF map {id}"))
+    }
+
+    /// The table that lies in a map.
+    ///
+    /// # Errors
+    /// If its keys or values have other sizes.
+    pub fn of(data: MapData) -> Result<Self> {
+        let map = Map::HashMap(again(&data)?)
             .try_into()
-            .with_context(|| format!("BPF map {id} has not the shape that this version expects"))?;
-        Ok(Self { map, data: open()? })
+            .context("the map has not the shape that this version expects")?;
+        let mut table = Self {
+            map,
+            data,
+            batches: false,
+        };
+        // Of nothing: whether this kind of map knows batches on this kernel.
+        table.batches =
+            !crate::features::without("batch") && bpf(LOOKUP_BATCH, &mut table.attr()).is_ok();
+        Ok(table)
+    }
+
+    /// One element, if it is there.
+    ///
+    /// # Errors
+    /// If the kernel refuses to look.
+    pub fn get(&self, key: &[u8; K]) -> Result<Option<[u8; V]>> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("cannot read a BPF map"),
+        }
+    }
+
+    /// Removes one element, if it is there: of what the programs write too, it may be gone the moment before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_if_there(&mut self, key: &[u8; K]) -> Result<()> {
+        match self.map.remove(key) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(())
+            }
+            other => other.context("cannot remove from a BPF map"),
+        }
     }
 
     /// The most elements it can hold.
@@ -65,7 +138,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// # Errors
     /// If the kernel refuses to list them.
     pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
-        if crate::features::without("batch") {
+        if !self.batches {
             return self
                 .map
                 .iter()
@@ -73,7 +146,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 .context("cannot read a BPF map");
         }
         let mut all = BTreeMap::new();
-        // The kernel's place in the map: a bucket's number for hash maps, never longer than a key or four bytes.
+        // The kernel's place in the map: a bucket's number for hash tables, else a key; never longer than that or four bytes.
         let (mut place, mut first) = ([0u8; 64], true);
         loop {
             let mut keys = vec![[0u8; K]; CHUNK];
@@ -107,7 +180,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// If the map is full; some elements may have been written.
     pub fn write(&mut self, elements: &[([u8; K], [u8; V])]) -> Result<()> {
         // One element is one system call either way.
-        if elements.len() == 1 || crate::features::without("batch") {
+        if elements.len() == 1 || !self.batches {
             return elements
                 .iter()
                 .try_for_each(|(key, value)| self.map.insert(key, value, 0))
@@ -132,7 +205,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// # Errors
     /// If one is not; some may have been removed.
     pub fn remove(&mut self, keys: &[[u8; K]]) -> Result<()> {
-        if keys.len() == 1 || crate::features::without("batch") {
+        if keys.len() == 1 || !self.batches {
             return keys
                 .iter()
                 .try_for_each(|key| self.map.remove(key))
@@ -157,16 +230,136 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 }
 
-fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
-    // SAFETY: the attribute has the kernel's layout and size; the addresses in it are those of buffers that outlive the
-    // call and hold `count` elements of the map's own key and value sizes, which `HashMap` has checked; in_batch
-    // and out_batch are longer than any key of ours.
+/// An array with values of `V` bytes that is too large to be held at once.
+pub struct Pages<const V: usize> {
+    map: Array<MapData, [u8; V]>,
+    /// The same map, for its descriptor.
+    data: MapData,
+}
+
+/// Consecutive elements of an array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<const V: usize> {
+    /// The index of the first.
+    pub first: u32,
+    /// Their values.
+    pub values: Vec<[u8; V]>,
+}
+
+impl<const V: usize> Pages<V> {
+    /// The array that lies in a map.
+    ///
+    /// # Errors
+    /// If its values have another size.
+    pub fn of(data: MapData) -> Result<Self> {
+        let map = Map::Array(again(&data)?)
+            .try_into()
+            .context("the map has not the shape that this version expects")?;
+        Ok(Self { map, data })
+    }
+
+    /// How many elements it has.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.map.len()
+    }
+
+    /// Never, as the kernel makes no such array.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One element.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn get(&self, index: u32) -> Result<[u8; V]> {
+        self.map.get(&index, 0).context("cannot read a BPF map")
+    }
+
+    /// All elements, page by page, each page read when it is asked for. Nobody is kept from writing meanwhile, so an element
+    /// may come torn: in part from before it was written, in part from after.
+    pub fn pages(&self) -> impl Iterator<Item = Result<Page<V>>> + '_ {
+        let batched = !crate::features::without("batch");
+        let mut next = 0;
+        iter::from_fn(move || {
+            let first = next;
+            let count = (self.len() - first).min(CHUNK as u32);
+            next += count;
+            (count > 0).then(|| {
+                let values = if batched {
+                    self.read_batch(first, count)?
+                } else {
+                    (first..first + count)
+                        .map(|index| self.get(index))
+                        .collect::<Result<_>>()?
+                };
+                Ok(Page { first, values })
+            })
+        })
+    }
+
+    fn read_batch(&self, first: u32, count: u32) -> Result<Vec<[u8; V]>> {
+        let mut keys = vec![0u32; count as usize];
+        let mut values = vec![[0u8; V]; count as usize];
+        // The kernel's place in an array is the index that it read last.
+        let place = first.wrapping_sub(1);
+        let mut last = 0u32;
+        let mut attr = BatchAttr {
+            in_batch: if first == 0 {
+                0
+            } else {
+                (&raw const place) as u64
+            },
+            out_batch: (&raw mut last) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count,
+            map_fd: self.data.fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        bpf(LOOKUP_BATCH, &mut attr).context("cannot read a BPF map")?;
+        values.truncate(attr.count as usize);
+        Ok(values)
+    }
+}
+
+impl<const V: usize> std::fmt::Debug for Pages<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pages").field(&self.data).finish()
+    }
+}
+
+/// Another descriptor of the same map.
+fn again(data: &MapData) -> Result<MapData> {
+    let fd = data.fd().as_fd().try_clone_to_owned()?;
+    MapData::from_fd(fd).context("cannot open a BPF map")
+}
+
+/// Waits until every run of a BPF program has ended that began before this call, and with it every decision by what the maps
+/// held then.
+pub fn wait_for_running_programs() {
+    // SAFETY: the call takes no pointer. On one CPU it waits for nothing: programs run to their end there before a process does.
+    let rc = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if rc < 0 {
+        // A kernel with CPUs that are spared all interruption (nohz_full) refuses, and one may be built without. A run
+        // takes microseconds.
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
+    // SAFETY: `T` is one of the two attributes above, which have the kernel's layout and size. The addresses in a batch's are
+    // those of buffers that outlive the call and hold `count` elements of the map's own key and value sizes, which
+    // `HashMap` or `Array` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
+    // a hash map of ours.
     let rc = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             std::ptr::from_mut(attr),
-            size_of::<BatchAttr>(),
+            size_of::<T>(),
         )
     };
     if rc < 0 {
