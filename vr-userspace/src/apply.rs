@@ -62,12 +62,13 @@ pub struct Applied {
 }
 
 /// Finds programs and tables for a picture, or makes new ones and fills them. Nothing that runs is touched. `None` if the
-/// picture has no interface to run anything on.
+/// picture has no interface to run anything on. `current` is the generation that `from` was read of, `all` are those on record.
 ///
 /// # Errors
 /// If the kernel refuses programs or maps.
 pub fn prepare(
-    newest: Option<&Generation>,
+    current: Option<&Generation>,
+    all: &[Generation],
     from: &Picture,
     to: &Picture,
 ) -> Result<Option<Prepared>> {
@@ -81,7 +82,7 @@ pub fn prepare(
         sessions: to.sessions,
         xdp: !to.xdp.is_empty(),
     };
-    if let Some(generation) = newest
+    if let Some(generation) = current
         && let Some(kept) = generation.keep(need)
     {
         return Ok(Some(Prepared {
@@ -95,7 +96,7 @@ pub fn prepare(
         .values()
         .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
         .collect();
-    let (generation, programs) = Generation::make(newest, to, &interfaces)?;
+    let (generation, programs) = Generation::make(all, to, &interfaces)?;
     Ok(Some(Prepared {
         generation,
         hold: Hold::New(programs),

@@ -8,17 +8,18 @@ use crate::{
     sysctl::Sysctls,
 };
 
-/// Reads the tables, and picks out of the machine's addresses, routes and settings those that are recorded as the
+/// Reads the tables of a generation, and picks out of the machine's addresses, routes and settings those that are recorded as the
 /// router's own *and* still there.
 ///
 /// # Errors
 /// If a table cannot be read.
-pub fn observed(machine: &Machine, sysctls: &Sysctls, state: &State) -> Result<Picture> {
-    let tables = state
-        .generation()
-        .map(tables)
-        .transpose()?
-        .unwrap_or_default();
+pub fn observed(
+    machine: &Machine,
+    sysctls: &Sysctls,
+    state: &State,
+    generation: Option<&Generation>,
+) -> Result<Picture> {
+    let tables = generation.map(tables).transpose()?.unwrap_or_default();
     let ours = |program: u32| {
         state
             .generations

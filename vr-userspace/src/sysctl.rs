@@ -45,7 +45,7 @@ const RESERVED: &str = "ip_local_reserved_ports";
 /// Blocks of ports for the router's own connections: 4096 ports.
 const OWN_BLOCKS: u32 = 16;
 
-/// The first whole blocks of the range that the kernel takes ports for its own connections from (`32768	60999`); at least one.
+/// The first whole blocks of the range that the kernel takes ports for its own connections from (`32768 60999`); at least one.
 fn own_ports(range: &str) -> Option<[u8; 2]> {
     let mut words = range.split_whitespace().map(str::parse::<u16>);
     let (low, high) = (

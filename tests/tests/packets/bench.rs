@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use vr_common::outcome::{Hook, Outcome};
+use vr_common::session::record::Settings;
 use vr_tests::{link::Via, netns::Netns, packet::describe};
 use vr_userspace::ebpf::{Generation, Programs};
+use vr_userspace::picture::Picture;
 
 use crate::support::{
     place::{EIPS, GATEWAY, HOPS, MIDDLE, Port},
@@ -65,7 +67,14 @@ impl Bench {
             indices[port as usize] = router.index(port.name())?;
         }
         let world = World::new(indices);
-        let (generation, programs) = Generation::make(None, &world.addresses, &world.interfaces)?;
+        let picture = Picture {
+            settings: Some(Settings::DEFAULT),
+            sessions: 1024,
+            entries: world.addresses.clone(),
+            interfaces: world.interfaces.clone(),
+            ..Picture::default()
+        };
+        let (generation, programs) = Generation::make(&[], &picture, &picture.interfaces)?;
         Ok(Self {
             world,
             router,

@@ -9,6 +9,7 @@ use crate::{
     apply::{Apply, prepare},
     config::Config,
     desired::{Backend, Desired, Port, desired},
+    ebpf::Generation,
     instance::Instance,
     lock::Lock,
     netlink::{Link, Machine, Netlink},
@@ -22,6 +23,8 @@ use crate::{
 /// Everything that is known before anything is changed.
 pub struct Situation {
     pub state: State,
+    /// The generation whose tables were read. Another one may be the newest the next moment, if this one is just going.
+    generation: Option<Generation>,
     pub machine: Machine,
     pub observed: Picture,
     /// The ports that others have reserved.
@@ -35,7 +38,8 @@ impl Situation {
         let machine = netlink.read().await?;
         state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
         let sysctls = Sysctls::read()?;
-        let observed = observed(&machine, &sysctls, &state)?;
+        let generation = state.generation().cloned();
+        let observed = observed(&machine, &sysctls, &state, generation.as_ref())?;
         let reserved = sysctls.reserved.clone().unwrap_or_default();
         let others_ports = match &state.owned.reserved {
             Some(record) => record.others(&reserved),
@@ -43,6 +47,7 @@ impl Situation {
         };
         Ok(Self {
             state,
+            generation,
             machine,
             observed,
             others_ports,
@@ -147,7 +152,12 @@ async fn pass(
     let situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
     let mut desired = situation.desired(config, backend)?;
     let before = situation.state.clone();
-    let prepared = prepare(before.generation(), &situation.observed, &desired.picture)?;
+    let prepared = prepare(
+        situation.generation.as_ref(),
+        &before.generations,
+        &situation.observed,
+        &desired.picture,
+    )?;
 
     // First the intention, so that whatever happens next, everything of ours is on record.
     let mut state = before.clone();
@@ -223,7 +233,8 @@ async fn pass(
 /// Reads what is there now, and leads it to what was there before.
 async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result<()> {
     let machine = apply.netlink.read().await?;
-    let mut now = observed(&machine, &Sysctls::read()?, state)?;
+    let generation = state.generation();
+    let mut now = observed(&machine, &Sysctls::read()?, state, generation)?;
     // A step that failed half-way may have reached interfaces whose table was not read.
     now.interfaces.extend(
         state
@@ -240,7 +251,7 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
                 )
             }),
     );
-    let prepared = prepare(state.generation(), &now, before)?;
+    let prepared = prepare(generation, &state.generations, &now, before)?;
     let apply = Apply {
         machine: &machine,
         xdp_or_fail: false,

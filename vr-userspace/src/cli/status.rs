@@ -72,8 +72,8 @@ pub async fn run(instance: &Instance, json: bool) -> Result<()> {
 async fn read(instance: &Instance) -> Result<Status> {
     let state = State::read(&instance.state_file())?;
     let machine = Netlink::open()?.read().await?;
-    let picture = observed(&machine, &Sysctls::read()?, &state)?;
     let generation = state.generation();
+    let picture = observed(&machine, &Sysctls::read()?, &state, generation)?;
     let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
         .iter()
         .map(|hook| (hook.name(), BTreeMap::new()))

@@ -65,13 +65,13 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Makes a generation after `previous`, with the tables of `picture` but these interfaces. Counters and sessions go on.
-    /// It lives by the programs that come with it, until hooks run them.
+    /// Makes a generation with the tables of `picture` but these interfaces. Counters and sessions go on: those of the newest of
+    /// `previous` (the newest last) that is still there. It lives by the programs that come with it, until hooks run them.
     ///
     /// # Errors
     /// If the kernel refuses it; nothing is left behind.
     pub fn make(
-        previous: Option<&Self>,
+        previous: &[Self],
         picture: &Picture,
         interfaces: &BTreeMap<u32, Interface>,
     ) -> Result<(Self, Programs)> {
@@ -80,8 +80,13 @@ impl Generation {
             forwards: capacity_for(picture.forwards.len()),
             sessions: picture.sessions,
         };
-        let previous_number = previous.map_or(0, |previous| previous.number);
-        let previous = previous.filter(|previous| previous.abi == ABI);
+        let number = previous.iter().map(|previous| previous.number).max();
+        // One that is just going could go while it is read; its maps stay as long as they are held here.
+        let held = previous
+            .iter()
+            .rev()
+            .find_map(|previous| Some((previous, previous.hold()?)));
+        let previous = held.as_ref().map(|(previous, _)| *previous);
         let same_room = previous.is_some_and(|previous| {
             previous
                 .sessions()
@@ -92,15 +97,12 @@ impl Generation {
             Next::GoesOn => true,
             Next::GoesOnWithSessions => same_room,
         };
-        // All or none: they count each other's elements.
-        let carried =
-            previous.and_then(|previous| Some((previous, previous.open_maps(goes_on).ok()?)));
-        let reuse = carried.as_ref().map_or(&[][..], |(_, maps)| maps);
-        let programs = Programs::load(room, reuse, Tracing::Off)?;
-        let generation = Self::of(&programs, previous_number + 1)?;
-        match carried {
+        let reuse = previous.map_or(Ok(Vec::new()), |previous| previous.open_maps(goes_on))?;
+        let programs = Programs::load(room, &reuse, Tracing::Off)?;
+        let generation = Self::of(&programs, number.unwrap_or(0) + 1)?;
+        match previous {
             Some(_) if same_room => {}
-            Some((previous, _)) => migrate(previous, &generation)?,
+            Some(previous) => migrate(previous, &generation)?,
             None => generation.fill(FREE, 0..room.sessions)?,
         }
         if let Some(settings) = &picture.settings {
@@ -161,6 +163,12 @@ impl Generation {
                     .and_then(|id| Ok(MapInfo::from_id(id)?))
                     .is_ok_and(|info| info.name_as_str() == Some(rule.name))
             })
+    }
+
+    /// All its maps, which stay as long as they are held; `None` if it is gone, or laid out in another way.
+    fn hold(&self) -> Option<Vec<(&'static str, MapData)>> {
+        let maps = self.open_maps(|_| true).ok()?;
+        self.is_alive().then_some(maps)
     }
 
     /// If it can go on serving, keeps it: it runs this binary's programs, its tables have the room that is needed, and so are

@@ -210,7 +210,8 @@ mod tests {
             sessions,
             ..Picture::default()
         };
-        Generation::make(previous, &picture, &BTreeMap::new()).unwrap()
+        let previous: Vec<_> = previous.into_iter().cloned().collect();
+        Generation::make(&previous, &picture, &BTreeMap::new()).unwrap()
     }
 
     /// A host's session to [`PEER`] by the port of its own number; two hosts in turn share a mapping.
