@@ -1,7 +1,8 @@
 //! Configurations for the lab's router, built up from what they are to have.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 
 use crate::lab::{
     CLIENT1, EIP1, EIP2, EIP3, INSIDE, INSIDE_MAC, INSIDE2, INSIDE2_MAC, UPLINK, UPLINK_MAC, VM1,
@@ -14,6 +15,8 @@ use crate::link::Mac;
 pub struct File {
     nics: Vec<Nic>,
     eips: Vec<(Ipv4Addr, Ipv4Addr)>,
+    forwards: Vec<Forward>,
+    options: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +24,14 @@ struct Nic {
     mac: Mac,
     address: Ipv4Addr,
     gateway: Option<Ipv4Addr>,
+}
+
+#[derive(Clone, Debug)]
+struct Forward {
+    protocol: &'static str,
+    eip: Ipv4Addr,
+    ports: RangeInclusive<u16>,
+    vm: SocketAddrV4,
 }
 
 impl File {
@@ -71,6 +82,51 @@ impl File {
         self
     }
 
+    /// With one more forward: the first of `ports` at `eip` leads to `vm`, the next one to the port after that, and so on.
+    pub fn forward(
+        mut self,
+        protocol: &'static str,
+        eip: Ipv4Addr,
+        ports: RangeInclusive<u16>,
+        vm: SocketAddrV4,
+    ) -> File {
+        self.forwards.push(Forward {
+            protocol,
+            eip,
+            ports,
+            vm,
+        });
+        self
+    }
+
+    /// With the same forward for TCP and for UDP.
+    pub fn forward_both(self, eip: Ipv4Addr, ports: RangeInclusive<u16>, vm: SocketAddrV4) -> File {
+        self.forward("tcp", eip, ports.clone(), vm)
+            .forward("udp", eip, ports, vm)
+    }
+
+    /// Without the forwards, of either protocol, whose first port this is.
+    pub fn without_forward(mut self, eip: Ipv4Addr, first: u16) -> File {
+        self.forwards
+            .retain(|there| (there.eip, *there.ports.start()) != (eip, first));
+        self
+    }
+
+    /// With a key under `options`; an earlier one of that name is replaced.
+    pub fn option(mut self, key: &str, value: impl fmt::Display) -> File {
+        self.options.retain(|(there, _)| there != key);
+        self.options.push((key.into(), value.to_string()));
+        self
+    }
+
+    /// With another address for the uplink.
+    pub fn with_uplink(mut self, address: Ipv4Addr) -> File {
+        for nic in self.nics.iter_mut().filter(|nic| nic.gateway.is_some()) {
+            nic.address = address;
+        }
+        self
+    }
+
     /// Without the entry of `if_list` with this MAC.
     pub fn without_nic(mut self, mac: Mac) -> File {
         self.nics.retain(|nic| nic.mac != mac);
@@ -95,6 +151,33 @@ impl fmt::Display for File {
         writeln!(f, "eip_list:")?;
         for (eip, vm) in &self.eips {
             writeln!(f, "  - eip: {eip}\n    vm-ip: {vm}")?;
+        }
+        // What a test does not need, it does not have: the earliest files know nothing of either.
+        if !self.forwards.is_empty() {
+            writeln!(f, "port_forward_list:")?;
+        }
+        for Forward {
+            protocol,
+            eip,
+            ports,
+            vm,
+        } in &self.forwards
+        {
+            let (first, last) = (ports.start(), ports.end());
+            writeln!(
+                f,
+                "  - eip: {eip}\n    protocal: {protocol}\n    port: {first}"
+            )?;
+            if last != first {
+                writeln!(f, "    end_port: {last}")?;
+            }
+            writeln!(f, "    vm-port: {}\n    vm-ip: {}", vm.port(), vm.ip())?;
+        }
+        if !self.options.is_empty() {
+            writeln!(f, "options:")?;
+        }
+        for (key, value) in &self.options {
+            writeln!(f, "  {key}: {value}")?;
         }
         Ok(())
     }
