@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use crate::netns::Netns;
 use crate::ping::time;
 use crate::socket::LIMIT;
+use crate::sys;
 use crate::view::{View, describe};
 
 /// `PACKET_OUTGOING` of linux/if_packet.h.
@@ -48,6 +49,12 @@ impl Capture {
             place,
             outgoing: false,
         })
+    }
+
+    /// Does not even look at what goes out, which would cost a copy of each frame.
+    pub(crate) fn without_outgoing(self) -> Result<Capture> {
+        sys::ignore_outgoing(&self.socket).context("cannot leave out what goes out")?;
+        Ok(self)
     }
 
     /// Captures what goes out too.
@@ -128,6 +135,29 @@ impl Capture {
         Ok(frames)
     }
 
+    /// Gives `take` all the frames that wait, at once and without a copy of each; returns how many there were.
+    pub fn drain(&self, mut take: impl FnMut(&[u8])) -> Result<usize> {
+        // The shortest that there is; nothing would mean to wait for ever.
+        let shortest = time(Duration::from_micros(1));
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &shortest)?;
+        let mut buffer = vec![0; 128 << 10];
+        let mut count = 0;
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING && !self.outgoing => {}
+                Ok((length, _)) => {
+                    take(&buffer[..length]);
+                    count += 1;
+                }
+                Err(Errno::EAGAIN) => return Ok(count),
+                Err(Errno::EINTR | Errno::ENETDOWN) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot capture at {}", self.place));
+                }
+            }
+        }
+    }
+
     /// The next frame, or `None` at the deadline; a frame that waits already then is still returned, within reason.
     fn next_until(&self, deadline: Instant) -> Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 128 << 10];
@@ -172,11 +202,7 @@ pub fn send_frame(ns: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
 }
 
 fn open(interface: &str) -> Result<OwnedFd> {
-    let address = getifaddrs()?
-        .filter(|entry| entry.interface_name == interface)
-        .find_map(|entry| Some(*entry.address?.as_link_addr()?))
-        .with_context(|| format!("there is no interface {interface}"))?;
-    debug_assert_eq!(address.family(), Some(AddressFamily::Packet));
+    let address = address_of(interface)?;
     let socket = socket(
         AddressFamily::Packet,
         SockType::Raw,
@@ -189,6 +215,28 @@ fn open(interface: &str) -> Result<OwnedFd> {
     let mut buffer = [0; 1];
     while recvfrom_now(&socket, &mut buffer) {}
     Ok(socket)
+}
+
+/// A socket that sends frames and receives none.
+pub(crate) fn open_to_send(interface: &str) -> Result<OwnedFd> {
+    let address = address_of(interface)?;
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+fn address_of(interface: &str) -> Result<LinkAddr> {
+    let address = getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| Some(*entry.address?.as_link_addr()?))
+        .with_context(|| format!("there is no interface {interface}"))?;
+    debug_assert_eq!(address.family(), Some(AddressFamily::Packet));
+    Ok(address)
 }
 
 fn recvfrom_now(socket: &OwnedFd, buffer: &mut [u8]) -> bool {

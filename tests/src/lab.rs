@@ -54,6 +54,9 @@ pub const INSIDE_MAC: Mac = Mac([0x52, 0x54, 0x84, 0x11, 0x00, 0x03]);
 /// The MAC of the router's second inside interface.
 pub const INSIDE2_MAC: Mac = Mac([0x52, 0x54, 0x84, 0x11, 0x00, 0x04]);
 
+/// A source of frames; nobody answers to it.
+pub const SENDER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
 /// The router's uplink.
 pub const UPLINK_NIC: &str = "wan0";
 /// The router's first inside interface.
@@ -197,6 +200,18 @@ impl Lab {
         found
             .map(|at| hosts[at])
             .with_context(|| format!("no host is called {name:?}; there are {}", HOSTS.join(", ")))
+    }
+
+    /// The router's MAC on the link of a host.
+    pub fn router_mac(&self, host: &Netns) -> Mac {
+        let outside = [&self.client1, &self.client2];
+        if outside.iter().any(|client| client.name() == host.name()) {
+            UPLINK_MAC
+        } else if host.name() == self.vm3.name() {
+            INSIDE2_MAC
+        } else {
+            INSIDE_MAC
+        }
     }
 
     fn of(make: impl Fn(&str) -> Result<Netns>, options: LabOptions) -> Result<Lab> {

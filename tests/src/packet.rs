@@ -1,6 +1,7 @@
 //! Building packets byte by byte, right ones and wrong ones.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 pub use crate::checksum::{check_checksums, check_ip};
 use crate::checksum::{internet, pseudo_header};
@@ -362,6 +363,19 @@ pub fn fragments(packet: &Packet, mtu: usize) -> Vec<Vec<u8>> {
         piece.payload(part).build()
     });
     cut.collect()
+}
+
+/// Bytes that are no pattern, as many as wanted.
+pub fn bytes(length: usize) -> Vec<u8> {
+    (0..length as u64)
+        .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect()
+}
+
+/// A number for a packet that no other of this process has lately.
+pub fn number() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0x4000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn echo_rest(first: u16, second: u16) -> [u8; 4] {

@@ -343,26 +343,44 @@ impl UdpClient {
     /// Sends `data` and waits for the answer to it, whoever gives it.
     pub fn ask(&self, to: SocketAddrV4, data: &[u8]) -> Result<UdpAnswer> {
         self.send(to, data)?;
-        self.socket.set_read_timeout(Some(LIMIT))?;
-        let mut buffer = vec![0; 64 << 10];
-        let received = self.socket.recv_from(&mut buffer);
-        let (length, from) = received.with_context(|| {
-            format!("no answer from udp {to} to {} within {LIMIT:?}", self.name)
-        })?;
-        let end = buffer[..length]
+        self.answer(data)
+            .with_context(|| format!("asking udp {to} from {}", self.name))
+    }
+
+    /// Waits for an answer to `data`, whoever gives it.
+    pub fn answer(&self, data: &[u8]) -> Result<UdpAnswer> {
+        let (from, answer) = self.receive()?;
+        let end = answer
             .iter()
             .position(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
-        let seen_as = parse_seen(&buffer[..end])?;
+        let seen_as = parse_seen(&answer[..end])?;
         ensure!(
-            buffer[end..length] == *data,
-            "udp {to} sent other bytes back to {} than it got",
+            answer[end..] == *data,
+            "udp {from} sent other bytes back to {} than it got",
             self.name
         );
-        Ok(UdpAnswer {
-            from: v4(from)?,
-            seen_as,
-        })
+        Ok(UdpAnswer { from, seen_as })
+    }
+
+    /// Waits for a datagram, whatever it is.
+    pub fn receive(&self) -> Result<(SocketAddrV4, Vec<u8>)> {
+        self.socket.set_read_timeout(Some(LIMIT))?;
+        let mut buffer = vec![0; 64 << 10];
+        let received = self.socket.recv_from(&mut buffer);
+        let (length, from) =
+            received.with_context(|| format!("no datagram for {} within {LIMIT:?}", self.name))?;
+        buffer.truncate(length);
+        Ok((v4(from)?, buffer))
+    }
+
+    /// Checks that nothing comes for this long, and that nothing waits already.
+    pub fn expect_nothing(&self, during: Duration) -> Result<()> {
+        self.socket.set_read_timeout(Some(during))?;
+        match self.socket.recv_from(&mut [0; 64]) {
+            Ok((length, from)) => bail!("{length} bytes from {from} came to {}", self.name),
+            Err(_) => Ok(()),
+        }
     }
 }
 

@@ -97,6 +97,26 @@ pub(crate) fn ethtool_set(interface: &str, command: u32, value: u32) -> io::Resu
     }
 }
 
+/// Lets a packet socket not see the frames that go out.
+pub(crate) fn ignore_outgoing(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option takes an int, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// The part of `union bpf_attr` of linux/bpf.h that loads a program.
 #[repr(C)]
 #[derive(Default)]

@@ -111,6 +111,13 @@ pub fn ip_packet(frame: &[u8]) -> Result<&[u8]> {
     }
 }
 
+/// The IPv4 packet of a frame, without padding.
+pub fn unpadded(frame: &[u8]) -> Result<&[u8]> {
+    let packet = ip_packet(frame)?;
+    let view = View::of(frame)?;
+    Ok(&packet[..view.header_length + view.segment.len()])
+}
+
 impl<'a> View<'a> {
     /// Reads an Ethernet frame.
     pub fn of(frame: &'a [u8]) -> Result<View<'a>> {

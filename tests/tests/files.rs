@@ -234,7 +234,7 @@ fn check_needs_no_privilege_and_load_says_that_it_does() -> Result<()> {
 }
 
 /// The lock of the lab's router, taken as another call would.
-fn hold_lock(lab: &Lab) -> Result<Flock<std::fs::File>> {
+fn hold_lock(lab: &Lab) -> Result<Flock<fs::File>> {
     let lock = lab.run_files()?.into_iter().map(|(name, _)| name);
     let lock: Vec<_> = lock.filter(|name| name.ends_with(".lock")).collect();
     ensure!(lock.len() == 1, "{lock:?}");

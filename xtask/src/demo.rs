@@ -62,7 +62,7 @@ pub fn run(backend: Backend) -> Result<()> {
         bail!("the demo makes network namespaces, and {reason}");
     }
     build()?;
-    let mut examples = ["kylin-vr.yaml", "two-subnets.yaml"].map(|file| Example {
+    let mut examples = ["kylin-vr.yaml", "two-subnets.yaml", "forwards.yaml"].map(|file| Example {
         file,
         lines: Vec::new(),
     });

@@ -8,27 +8,23 @@ mod sockets;
 mod strangers;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vr_tests::capture::{Capture, send_frame};
 use vr_tests::file::File;
 use vr_tests::lab::{
-    CLIENT1, CLIENT2, EIP1, EIP2, EIP3, INSIDE_MAC, INSIDE2_MAC, Lab, LabOptions, NIC, UPLINK_MAC,
-    VM1, VM3,
+    CLIENT1, CLIENT2, EIP1, EIP2, EIP3, Lab, LabOptions, NIC, SENDER_MAC, VM1, VM3,
 };
 use vr_tests::link::Mac;
 use vr_tests::netns::Netns;
-use vr_tests::packet::{Packet, check_checksums, describe};
+use vr_tests::packet::{Packet, bytes, describe, number};
 use vr_tests::ping::ping;
-use vr_tests::view::{View, ip_packet};
+use vr_tests::view::unpadded;
+use vr_tests::watch::Watch;
 
 /// The port that servers listen at.
 const PORT: u16 = 7200;
-
-/// A source of frames; nobody answers to it.
-const SENDER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// How long to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(150);
@@ -70,24 +66,9 @@ fn program_of(backend: &str) -> &'static str {
     }
 }
 
-/// A number for a packet that no other of this process has lately.
-fn number() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0x4000);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
 /// The router's MAC on the link of a host.
 fn router_mac(lab: &Lab, host: &Netns) -> Mac {
-    if [&lab.client1, &lab.client2]
-        .iter()
-        .any(|client| client.name() == host.name())
-    {
-        UPLINK_MAC
-    } else if host.name() == lab.vm3.name() {
-        INSIDE2_MAC
-    } else {
-        INSIDE_MAC
-    }
+    lab.router_mac(host)
 }
 
 /// A packet as it is sent and as it must be seen behind the router, made from the addresses there and there.
@@ -157,13 +138,6 @@ fn crosses(lab: &Lab, from: &Netns, to: &Netns, sent: Packet, seen: Packet) -> R
     Ok(())
 }
 
-/// The IPv4 packet of a frame, without padding.
-fn unpadded(frame: &[u8]) -> Result<&[u8]> {
-    let packet = ip_packet(frame)?;
-    let view = View::of(frame)?;
-    Ok(&packet[..view.header_length + view.segment.len()])
-}
-
 /// A datagram between ports of its own.
 fn udp(source: Ipv4Addr, destination: Ipv4Addr) -> Packet {
     Packet::udp(
@@ -180,37 +154,4 @@ fn tcp(source: Ipv4Addr, destination: Ipv4Addr) -> Packet {
         vr_tests::packet::flags::ACK,
     )
     .numbers(0x1234_5678, 0x9abc_def0)
-}
-
-/// Bytes that are no pattern, as many as wanted.
-fn bytes(length: usize) -> Vec<u8> {
-    (0..length as u64)
-        .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
-        .collect()
-}
-
-/// Captures at the ends of all hosts, to check every packet that came there.
-struct Watch(Vec<Capture>);
-
-impl Watch {
-    fn start(lab: &Lab) -> Result<Watch> {
-        let hosts = [&lab.client1, &lab.client2, &lab.vm1, &lab.vm2, &lab.vm3];
-        let captures = hosts.iter().map(|host| Capture::start(host, NIC));
-        Ok(Watch(captures.collect::<Result<_>>()?))
-    }
-
-    /// Checks the checksums of all IPv4 packets that arrived, and that there were at least so many.
-    fn finish(self, least: usize) -> Result<()> {
-        let mut count = 0;
-        for capture in self.0 {
-            for frame in capture.all(Duration::from_millis(20))? {
-                if ip_packet(&frame).is_ok() {
-                    count += 1;
-                    check_checksums(&frame).with_context(|| describe(&frame))?;
-                }
-            }
-        }
-        ensure!(count >= least, "only {count} packets were seen");
-        Ok(())
-    }
 }

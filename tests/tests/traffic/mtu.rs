@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
+use vr_tests::beyond::Beyond;
 use vr_tests::capture::{Capture, send_frame};
 use vr_tests::checksum::check_checksums;
 use vr_tests::each_backend;
-use vr_tests::ethtool::Offload;
 use vr_tests::file::File;
 use vr_tests::lab::{
     CLIENT1, CLIENT2, EIP1, EIP2, INSIDE, INSIDE_NIC, Lab, NIC, UPLINK, UPLINK_NIC, VM1, VM2,
@@ -121,48 +121,6 @@ fn the_router_fragments_what_may_be_fragmented(backend: &str) -> Result<()> {
     Ok(())
 }
 
-/// Two hosts in a row behind `near`: a link of a smaller MTU, and behind it one of the usual.
-struct Beyond {
-    _middle: Netns,
-    end: Netns,
-}
-
-impl Beyond {
-    /// `net` is the third byte of both links' subnets, and of the next one.
-    fn build(near: &Netns, net: [&str; 2]) -> Result<Beyond> {
-        let (middle, end) = (Netns::new("middle")?, Netns::new("end")?);
-        near.veth("far0", &middle, "near0", [None, None])?;
-        middle.veth("far0", &end, "eth0", [None, None])?;
-        for (ns, nic, address) in [
-            (near, "far0", format!("{}.1/24", net[0])),
-            (&middle, "near0", format!("{}.2/24", net[0])),
-            (&middle, "far0", format!("{}.1/24", net[1])),
-            (&end, "eth0", format!("{}.2/24", net[1])),
-        ] {
-            ns.send_plainly(nic)?;
-            ns.offload(nic, Offload::Gro, false)?;
-            ns.add_address(nic, &address)?;
-            ns.set_up(nic)?;
-        }
-        near.set_mtu("far0", SMALL)?;
-        middle.set_mtu("near0", SMALL)?;
-        near.route(
-            &format!("{}.0/24", net[1]),
-            Via::Gateway(format!("{}.2", net[0]).parse()?),
-        )?;
-        let back = format!("{}.1", net[0]).parse()?;
-        middle.route("0.0.0.0/0", Via::Gateway(back))?;
-        end.route("0.0.0.0/0", Via::Gateway(format!("{}.1", net[1]).parse()?))?;
-        for ns in [near, &middle] {
-            ns.sysctl("ipv4.ip_forward", "1")?;
-        }
-        Ok(Beyond {
-            _middle: middle,
-            end,
-        })
-    }
-}
-
 /// Runs a connection and datagrams that are too large for the way, and checks that the sender was told so by `by`.
 fn learns(
     client: &Netns,
@@ -194,7 +152,7 @@ fn learns(
 
 fn a_link_far_outside_is_told_to_the_vm(backend: &str) -> Result<()> {
     let lab = loaded_in(Lab::new()?, &File::full(), backend)?;
-    let far = Beyond::build(&lab.client1, ["10.99.1", "10.99.2"])?;
+    let far = Beyond::build(&lab.client1, ["10.99.1", "10.99.2"], SMALL)?;
     let address = Ipv4Addr::new(10, 99, 2, 2);
     let watch = Watch::start(&lab)?;
     learns(&lab.vm1, address, &far.end, address, [CLIENT1, VM1])?;
@@ -213,7 +171,7 @@ fn a_link_behind_a_vm_is_told_to_the_client(backend: &str) -> Result<()> {
             (file, by) = (file.without_eip(EIP2), UPLINK);
             lab.loads(&file, backend)?;
         }
-        let deep = Beyond::build(&lab.vm2, ["192.168.151", "192.168.152"])?;
+        let deep = Beyond::build(&lab.vm2, ["192.168.151", "192.168.152"], SMALL)?;
         lab.router.route("192.168.152.0/24", Via::Gateway(VM2))?;
         let watch = Watch::start(&lab)?;
         learns(&lab.client2, eip, &deep.end, address, [by, CLIENT2])?;

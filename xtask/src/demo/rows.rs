@@ -4,12 +4,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
 use vr_tests::capture::Capture;
-use vr_tests::lab::{CLIENT1, CLIENT2, EIP1, EIP2, EIP3, INSIDE, Lab, NIC, UPLINK, VM1, VM2, VM3};
+use vr_tests::lab::{
+    CLIENT1, CLIENT2, EIP1, EIP2, EIP3, FORWARDED, INSIDE, Lab, NIC, UPLINK, VM1, VM2, VM3,
+};
 use vr_tests::netns::Netns;
 use vr_tests::packet::check_checksums;
 use vr_tests::ping::{Answer, Ping};
 use vr_tests::program::Outcome;
-use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
+use vr_tests::socket::{TcpClient, TcpEcho, UdpAnswer, UdpClient, UdpEcho};
 use vr_tests::view::{ICMP, View};
 
 /// What the two ends of some traffic saw of it.
@@ -56,6 +58,18 @@ pub fn checks() -> Vec<Check> {
         file: Some("two-subnets.yaml"),
         run,
     };
+    let one = |row, traffic, run| Check {
+        row,
+        traffic,
+        file: Some("kylin-vr.yaml"),
+        run,
+    };
+    let forwards = |row, traffic, run| Check {
+        row,
+        traffic,
+        file: Some("forwards.yaml"),
+        run,
+    };
     vec![
         check("1", "TCP outside → EIP of vm1", |lab| {
             tcp(&lab.client2, EIP1, &lab.vm1, VM1, CLIENT2)
@@ -81,6 +95,17 @@ pub fn checks() -> Vec<Check> {
         two("2", "UDP vm3 → outside", |lab| {
             udp(&lab.vm3, CLIENT2, &lab.client2, CLIENT2, EIP3)
         }),
+        forwards("3", "TCP vm3, no EIP → outside", |lab| {
+            let server = at(CLIENT2, PORT);
+            tcp_by_session(&lab.vm3, server, &lab.client2, server, UPLINK)
+        }),
+        forwards("3", "UDP vm3, no EIP → outside", |lab| {
+            let server = at(CLIENT1, PORT);
+            udp_by_session(&lab.vm3, server, &lab.client1, server, UPLINK)
+        }),
+        forwards("3", "ping vm3, no EIP → outside", |lab| {
+            echo(&lab.vm3, CLIENT2, &lab.client2, UPLINK, CLIENT2)
+        }),
         two("4", "TCP vm1 → vm3, private address", |lab| {
             tcp(&lab.vm1, VM3, &lab.vm3, VM3, VM1)
         }),
@@ -90,11 +115,69 @@ pub fn checks() -> Vec<Check> {
         two("4", "ping vm1 → vm3, private address", |lab| {
             echo(&lab.vm1, VM3, &lab.vm3, VM1, VM3)
         }),
-        check(
-            "8",
-            "reply to outside → EIP, on the wire",
-            reply_on_the_wire,
-        ),
+        check("5", "TCP vm1 → its own EIP", |lab| {
+            let (to, own) = (at(EIP1, PORT), at(VM1, PORT));
+            tcp_by_session(&lab.vm1, to, &lab.vm1, own, UPLINK)
+        }),
+        check("5", "UDP vm2 → EIP of vm1, same subnet", |lab| {
+            let (to, own) = (at(EIP1, PORT), at(VM1, PORT));
+            udp_by_session(&lab.vm2, to, &lab.vm1, own, UPLINK)
+        }),
+        check("5", "ping vm1 → EIP of vm2", |lab| {
+            echo(&lab.vm1, EIP2, &lab.vm2, UPLINK, VM2)
+        }),
+        two("5", "TCP vm1 → EIP of vm3, other subnet", |lab| {
+            let (to, own) = (at(EIP3, PORT), at(VM3, PORT));
+            tcp_by_session(&lab.vm1, to, &lab.vm3, own, UPLINK)
+        }),
+        forwards("5", "UDP vm3, no EIP → EIP of vm2", |lab| {
+            let (to, own) = (at(EIP2, PORT), at(VM2, PORT));
+            udp_by_session(&lab.vm3, to, &lab.vm2, own, UPLINK)
+        }),
+        one("6", "TCP outside → forwarded port 81 → vm1", |lab| {
+            let (to, own) = (at(FORWARDED, 81), at(VM1, 81));
+            tcp_by_session(&lab.client2, to, &lab.vm1, own, CLIENT2)
+        }),
+        forwards("6", "TCP outside → port 82 of a range → vm1", |lab| {
+            let (to, own) = (at(FORWARDED, 82), at(VM1, 82));
+            tcp_by_session(&lab.client2, to, &lab.vm1, own, CLIENT2)
+        }),
+        forwards("6", "TCP outside → port 8080 → 80 of vm3", |lab| {
+            let (to, own) = (at(FORWARDED, 8080), at(VM3, 80));
+            tcp_by_session(&lab.client1, to, &lab.vm3, own, CLIENT1)
+        }),
+        forwards("6", "UDP outside → port 5002 → 6002 of vm1", |lab| {
+            let (to, own) = (at(FORWARDED, 5002), at(VM1, 6002));
+            udp_by_session(&lab.client2, to, &lab.vm1, own, CLIENT2)
+        }),
+        one("7", "TCP vm1 → forwarded port of its own", |lab| {
+            let (to, own) = (at(FORWARDED, 80), at(VM1, 80));
+            tcp_by_session(&lab.vm1, to, &lab.vm1, own, UPLINK)
+        }),
+        forwards("7", "TCP vm2 → forwarded port of vm1", |lab| {
+            let (to, own) = (at(FORWARDED, 80), at(VM1, 80));
+            tcp_by_session(&lab.vm2, to, &lab.vm1, own, UPLINK)
+        }),
+        forwards("7", "UDP vm3 → forwarded port of its own", |lab| {
+            let (to, own) = (at(FORWARDED, 53), at(VM3, 53));
+            udp_by_session(&lab.vm3, to, &lab.vm3, own, UPLINK)
+        }),
+        check("8", "reply to outside → EIP, on the wire", |lab| {
+            let ends = [at(EIP1, PORT), at(VM1, PORT)];
+            reply_on_the_wire(&lab.client2, CLIENT2, ends, &lab.vm1, CLIENT2)
+        }),
+        check("8", "reply to vm2 → EIP of vm1, on the wire", |lab| {
+            let ends = [at(EIP1, PORT), at(VM1, PORT)];
+            reply_on_the_wire(&lab.vm2, VM2, ends, &lab.vm1, UPLINK)
+        }),
+        forwards("8", "reply to vm3 → outside, on the wire", |lab| {
+            let ends = [at(CLIENT2, PORT); 2];
+            reply_on_the_wire(&lab.vm3, VM3, ends, &lab.client2, UPLINK)
+        }),
+        forwards("8", "reply to a forwarded port, on the wire", |lab| {
+            let ends = [at(FORWARDED, 5001), at(VM1, 6001)];
+            reply_on_the_wire(&lab.client1, CLIENT1, ends, &lab.vm1, CLIENT1)
+        }),
         check("9", "ping outside → the router's uplink", |lab| {
             answered(&lab.client1, UPLINK)
         }),
@@ -118,6 +201,12 @@ pub fn checks() -> Vec<Check> {
         }),
         check("ICMP", "UDP vm1 → closed port outside", |lab| {
             closed(&lab.vm1, VM1, CLIENT2, CLIENT2)
+        }),
+        forwards("ICMP", "UDP vm3, no EIP → closed port outside", |lab| {
+            closed(&lab.vm3, VM3, CLIENT2, CLIENT2)
+        }),
+        check("ICMP", "UDP vm2 → closed port of vm1's EIP", |lab| {
+            closed(&lab.vm2, VM2, EIP1, EIP1)
         }),
         check("ICMP", "TTL 1 outside → EIP", |lab| {
             expired(&lab.client1, CLIENT1, EIP1, &[UPLINK, EIP1])
@@ -194,7 +283,13 @@ pub fn compare(before: &[String], after: &[String]) -> Result<Seen> {
     })
 }
 
-/// A TCP connection from `client` to `to`, which is `server` at `listening`, and must see `as_whom`.
+/// An address with a port.
+fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+/// A TCP connection from `client` to `to`, which is `server` at `listening`, and must see `as_whom` at the client's own
+/// port: a one-to-one translation keeps it.
 fn tcp(
     client: &Netns,
     to: Ipv4Addr,
@@ -202,14 +297,40 @@ fn tcp(
     listening: Ipv4Addr,
     as_whom: Ipv4Addr,
 ) -> Result<Seen> {
-    let _echo = TcpEcho::start(server, SocketAddrV4::new(listening, PORT))?;
-    let mut connection = TcpClient::connect(client, SocketAddrV4::new(to, PORT))?;
+    let (connection, seen) = connect(client, at(to, PORT), server, at(listening, PORT))?;
+    let expected = at(as_whom, connection.local()?.port());
+    expect_seen(connection.seen_as(), expected)?;
+    Ok(seen)
+}
+
+/// As [`tcp`], by a session, which may give the client another port.
+fn tcp_by_session(
+    client: &Netns,
+    to: SocketAddrV4,
+    server: &Netns,
+    listening: SocketAddrV4,
+    as_whom: Ipv4Addr,
+) -> Result<Seen> {
+    let (connection, seen) = connect(client, to, server, listening)?;
+    let port = connection.seen_as().port();
+    expect_seen(connection.seen_as(), at(as_whom, port))?;
+    Ok(seen)
+}
+
+fn connect(
+    client: &Netns,
+    to: SocketAddrV4,
+    server: &Netns,
+    listening: SocketAddrV4,
+) -> Result<(TcpClient, Seen)> {
+    let _echo = TcpEcho::start(server, listening)?;
+    let mut connection = TcpClient::connect(client, to)?;
     connection.bulk(BULK)?;
-    expect_seen(connection.seen_as(), as_whom, connection.local()?.port())?;
-    Ok(Seen {
+    let seen = Seen {
         far: format!("TCP from {}", connection.seen_as()),
         near: format!("{BULK} bytes back, each right"),
-    })
+    };
+    Ok((connection, seen))
 }
 
 /// A UDP datagram from `client` to `to`, as [`tcp`].
@@ -220,25 +341,49 @@ fn udp(
     listening: Ipv4Addr,
     as_whom: Ipv4Addr,
 ) -> Result<Seen> {
-    let _echo = UdpEcho::start(server, SocketAddrV4::new(listening, PORT))?;
+    let (answer, socket) = ask(client, at(to, PORT), server, at(listening, PORT))?;
+    expect_seen(answer.seen_as, at(as_whom, socket.local()?.port()))?;
+    Ok(answered_by(&answer))
+}
+
+/// A UDP datagram from `client` to `to`, as [`tcp_by_session`].
+fn udp_by_session(
+    client: &Netns,
+    to: SocketAddrV4,
+    server: &Netns,
+    listening: SocketAddrV4,
+    as_whom: Ipv4Addr,
+) -> Result<Seen> {
+    let (answer, _) = ask(client, to, server, listening)?;
+    expect_seen(answer.seen_as, at(as_whom, answer.seen_as.port()))?;
+    Ok(answered_by(&answer))
+}
+
+fn ask(
+    client: &Netns,
+    to: SocketAddrV4,
+    server: &Netns,
+    listening: SocketAddrV4,
+) -> Result<(UdpAnswer, UdpClient)> {
+    let _echo = UdpEcho::start(server, listening)?;
     let socket = UdpClient::new(client)?;
-    let to = SocketAddrV4::new(to, PORT);
     let answer = socket.ask(to, b"what do you see?")?;
     ensure!(
         answer.from == to,
         "the answer came from {} instead of {to}",
         answer.from
     );
-    expect_seen(answer.seen_as, as_whom, socket.local()?.port())?;
-    Ok(Seen {
-        far: format!("UDP from {}", answer.seen_as),
-        near: format!("answer from {}", answer.from),
-    })
+    Ok((answer, socket))
 }
 
-/// A one-to-one translation keeps the port.
-fn expect_seen(seen: SocketAddrV4, address: Ipv4Addr, port: u16) -> Result<()> {
-    let expected = SocketAddrV4::new(address, port);
+fn answered_by(answer: &UdpAnswer) -> Seen {
+    Seen {
+        far: format!("UDP from {}", answer.seen_as),
+        near: format!("answer from {}", answer.from),
+    }
+}
+
+fn expect_seen(seen: SocketAddrV4, expected: SocketAddrV4) -> Result<()> {
     ensure!(seen == expected, "seen was {seen} instead of {expected}");
     Ok(())
 }
@@ -287,25 +432,29 @@ fn reply(answer: &Answer) -> String {
     }
 }
 
-/// A datagram to an EIP and its answer, captured at both ends: addresses, ports, TTL and checksums on the wire.
-fn reply_on_the_wire(lab: &Lab) -> Result<Seen> {
-    let (inside, eip) = (SocketAddrV4::new(VM1, PORT), SocketAddrV4::new(EIP1, PORT));
-    let _echo = UdpEcho::start(&lab.vm1, inside)?;
-    let (at_vm, at_client) = (
-        Capture::start(&lab.vm1, NIC)?,
-        Capture::start(&lab.client2, NIC)?,
-    );
-    let client = UdpClient::at(&lab.client2, SocketAddrV4::new(CLIENT2, 0))?;
-    client.ask(eip, b"round trip")?;
+/// A datagram to the first of `ends`, which is the second of `server`, and its answer, captured on both sides: addresses,
+/// ports, TTL and checksums on the wire.
+fn reply_on_the_wire(
+    client: &Netns,
+    own: Ipv4Addr,
+    [to, listening]: [SocketAddrV4; 2],
+    server: &Netns,
+    as_whom: Ipv4Addr,
+) -> Result<Seen> {
+    let _echo = UdpEcho::start(server, listening)?;
+    let (at_server, at_client) = (Capture::start(server, NIC)?, Capture::start(client, NIC)?);
+    let client = UdpClient::at(client, at(own, 0))?;
+    client.ask(to, b"round trip")?;
     let client = client.local()?;
 
-    let there = at_vm.expect("the datagram", |view| view.to() == Some(inside))?;
+    let there = at_server.expect("the datagram", |view| view.to() == Some(listening))?;
     let back = at_client.expect("the answer", |view| view.to() == Some(client))?;
     check_checksums(&there)?;
     check_checksums(&back)?;
     let (there, back) = (View::of(&there)?, View::of(&back)?);
-    ensure!(there.from() == Some(client), "the VM saw ({there})");
-    ensure!(back.from() == Some(eip), "the client saw ({back})");
+    let right = there.source == as_whom && (as_whom != own || there.from() == Some(client));
+    ensure!(right, "the server saw ({there})");
+    ensure!(back.from() == Some(to), "the client saw ({back})");
     ensure!(
         (there.ttl, back.ttl) == (63, 63),
         "the TTLs were {} and {} instead of 63",
