@@ -16,7 +16,7 @@ use vr_common::{
         flow::{Ends, Flow},
         record::{
             Direction, Endpoint, FRAGMENTS as FRAGMENT_SLOTS, Fragments, HOSTS as HOST_SLOTS, Host,
-            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Sort, Ticks, ticks,
+            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Ticks, ticks,
         },
         store::{self, Store},
     },

@@ -45,6 +45,10 @@ impl Rules<'_> {
                 self.entry(session.flow.ends.destination).vm == session.translated.destination
                     && self.is_hairpin(session)
             }
+            Sort::Inbound => self.masquerade_by(session.flow.ends.destination),
+            Sort::HairpinInbound => {
+                self.masquerade_by(session.flow.ends.destination) && self.is_hairpin(session)
+            }
             Sort::Plain => !is_the_routers(self.entry(session.flow.ends.destination)),
         }
     }

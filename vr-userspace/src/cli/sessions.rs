@@ -34,7 +34,7 @@ const SCREENFUL: u64 = 1000;
 
 pub const HELP: &str = "\
 What is shown of each session:
-  sort     masquerade, forward, second_eip, plain, hairpin or hairpin_forward:
+  sort     masquerade, forward, second_eip, plain, hairpin, hairpin_forward, inbound or hairpin_inbound:
            what made it
   state    tcp: opening, established or closing;
            any other protocol: half_open or assured
