@@ -83,6 +83,15 @@ impl Verdict {
     pub const NO_WORD: u64 = u64::MAX;
     /// The word of a packet that is left alone until its session is there.
     pub const BEGINS: u64 = Self::Kernel(Outcome::NewSession).word();
+    /// The word of a fragment that has come before its first one.
+    pub const EARLY: u64 = Self::Drop(Outcome::FragmentUnknown).word();
+
+    /// The word of a packet that is dropped for the outcome of this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop_word(outcome: u32) -> u64 {
+        Self::Drop(Outcome::Malformed).word() & !0xffff | outcome as u64 & 0xffff
+    }
 
     /// In one word, as subprograms return it.
     #[inline(always)]
@@ -262,16 +271,16 @@ fn ingress_of_data<P: Packet + ?Sized, R: Router>(
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
+            remember(router, ip, &plan);
             let half = plan.halfway(ip, segment);
             let rewrite = half.rewrite(segment);
             if !rewrite.changes(ip) {
                 return Verdict::Kernel(outcome);
             }
-            remember(router, ip, &plan);
             if rewrite.apply(packet, ip, 0).is_none() {
                 return Verdict::Drop(Outcome::NoMemory);
             }
-            if plan.changes_source(ip, segment) {
+            if plan.changes_source(ip) {
                 remember_halfway(router, ip, &plan);
                 Verdict::Halfway(Outcome::SessionInViaKernel)
             } else if plan.by_session {
@@ -328,7 +337,7 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
             if write(packet, ip, &rewrite, quote, &quoted, 0).is_none() {
                 return Verdict::Drop(Outcome::NoMemory);
             }
-            if plan.changes_source(ip, None) {
+            if plan.changes_source(ip) {
                 Verdict::Halfway(Outcome::SessionInViaKernel)
             } else if plan.by_session {
                 Verdict::Kernel(Outcome::SessionInViaKernel)

@@ -9,6 +9,7 @@
     reason = "is_val_statically_known keeps constant offsets free of cost"
 )]
 
+mod hold;
 mod kernel;
 mod maps;
 
@@ -46,7 +47,8 @@ fn xdp_one(ctx: &XdpContext) -> u32 {
     let bytes = frame.len();
     let maps = Maps::of_xdp(ctx);
     let (action, outcome) = match path::xdp(&mut frame, &maps, maps.ifindex) {
-        Ok((hop, outcome)) if hop.ifindex == maps.ifindex => (xdp_action::XDP_TX, outcome),
+        // Also back by the interface that it came by: a veth wakes its other end for XDP_TX only if that runs XDP too, and
+        // for a redirected frame whenever it can take one.
         Ok((hop, outcome)) => (kernel::redirect(hop.ifindex) as u32, outcome),
         Err(outcome) => (xdp_action::XDP_PASS, outcome),
     };
@@ -68,11 +70,16 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let raw = ctx.skb.skb;
-        Verdict::from_word(match tc_ingress_data(raw, 0) {
+        if skb.is_first_fragment() {
+            fragments_release(raw);
+        }
+        let word = match tc_ingress_data(raw, 0) {
             Verdict::NO_WORD => tc_ingress_error(raw),
             Verdict::BEGINS => tc_ingress_data(raw, session_open()),
+            Verdict::EARLY => Verdict::drop_word(fragments_hold(raw)),
             word => word,
-        })
+        };
+        Verdict::from_word(word)
     };
     carry_out(&ctx, &mut skb, Hook::TcIngress, verdict, bytes)
 }
@@ -97,6 +104,21 @@ extern "C" fn tc_ingress_error(skb: *mut __sk_buff) -> u64 {
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let arrival = skb.arrival();
     path::error_ingress(&mut skb, &maps, &arrival).word()
+}
+
+/// [`hold::hold`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragments_hold(skb: *mut __sk_buff) -> u32 {
+    hold::hold(&TcContext::new(skb))
+}
+
+/// [`hold::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragments_release(skb: *mut __sk_buff) -> u32 {
+    hold::release(&TcContext::new(skb));
+    0
 }
 
 /// TC egress: the second half of the translation, for what the kernel forwards or says itself.

@@ -249,8 +249,11 @@ pub fn destination<T: Tables + ?Sized>(
     } else {
         match opening(tables, &entry, from_outside, segment) {
             Some(opening) => tables.open(&opening),
-            // Nothing is mapped there: it is for the router itself (rule 9).
-            None => return Ok(plan),
+            // Nothing is mapped there: it is for the router itself (rule 9), and so are its other fragments, which cannot tell.
+            None => {
+                plan.by_session = true;
+                return Ok(plan);
+            }
         }
     };
     match opened {
@@ -460,10 +463,13 @@ impl Plan {
         }
     }
 
-    /// The same for the first half of the way: the destination alone.
+    /// The same for the first half of the way: all but a new source address, and the port that belongs to it.
     #[inline(always)]
     #[must_use]
     pub fn halfway(&self, ip: &Ipv4, segment: Option<&Segment>) -> Self {
+        if !self.changes_source(ip) {
+            return *self;
+        }
         let arriving = ends_of(ip, segment);
         Self {
             ends: Ends {
@@ -475,11 +481,10 @@ impl Plan {
         }
     }
 
-    /// Whether the source is to change.
+    /// Whether the source address is to change.
     #[inline(always)]
     #[must_use]
-    pub fn changes_source(&self, ip: &Ipv4, segment: Option<&Segment>) -> bool {
-        let arriving = ends_of(ip, segment);
-        (arriving.source, arriving.source_port) != (self.ends.source, self.ends.source_port)
+    pub fn changes_source(&self, ip: &Ipv4) -> bool {
+        ip.source != self.ends.source
     }
 }

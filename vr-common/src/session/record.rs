@@ -362,17 +362,16 @@ impl Session {
         }
     }
 
-    /// The flow of a direction between TC ingress and TC egress; `None` unless both source and destination change.
+    /// The flow of a direction between TC ingress and TC egress; `None` unless both addresses change. (A source that keeps its
+    /// address gets its port at TC ingress already.)
     #[inline(always)]
     #[must_use]
     pub fn halfway(&self, direction: Direction) -> Option<Flow> {
         let arriving = self.arriving(direction);
         let leaving = self.leaving(direction);
-        let same_source = arriving.ends.source == leaving.source
-            && arriving.ends.source_port == leaving.source_port;
-        let same_destination = arriving.ends.destination == leaving.destination
-            && arriving.ends.destination_port == leaving.destination_port;
-        if same_source || same_destination {
+        if arriving.ends.source == leaving.source
+            || arriving.ends.destination == leaving.destination
+        {
             return None;
         }
         let ends = Ends {
@@ -400,6 +399,45 @@ const _: () = assert!(size_of::<Fragments>() == 28);
 
 /// Datagrams whose fragments are remembered; the one that was not used for longest makes room.
 pub const FRAGMENTS: u32 = 4096;
+
+/// The longest frame that is kept for its datagram's first fragment: of an Ethernet with the usual MTU.
+pub const HELD_FRAME: usize = 2048;
+/// Frames that are kept in all.
+pub const HELD_FRAMES: u32 = 512;
+/// Frames that are kept of one datagram: the largest has as many fragments of the usual size.
+pub const HELD_OF_ONE: usize = 46;
+/// Datagrams that frames are kept of.
+pub const HELD_DATAGRAMS: u32 = 256;
+
+/// Value of the `HELD` array: a frame that waits for its datagram's first fragment (RFC 4787 REQ-14).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Whose fragment it is.
+    pub datagram: Datagram,
+    /// Length of the frame in bytes; 0 if the place holds none.
+    pub len: u32,
+    /// When it came.
+    pub seen: Ticks,
+    /// Zero.
+    pub reserved: [u32; 3],
+    /// The frame.
+    pub frame: [u8; HELD_FRAME],
+}
+
+const _: () = assert!(size_of::<Held>() == 32 + HELD_FRAME);
+
+/// Value of the `WAITING` map: where the frames of a datagram are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// How many there are.
+    pub frames: u32,
+    /// Indices into `HELD`.
+    pub held: [u16; HELD_OF_ONE],
+}
+
+const _: () = assert!(size_of::<Waiting>() == 96);
 
 /// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping.
 #[repr(C)]

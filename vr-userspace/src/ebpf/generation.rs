@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use vr_common::{
     layout::{ABI, AddressEntry, Counter, ForwardEntry, Interface},
     outcome::{Hook, Outcome},
-    session::record::Settings,
+    session::record::{HELD_FRAMES, Settings},
     wire::Addr,
 };
 
 use super::{
     maps::{
-        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, INDEX, INTERFACES, MAPS, Next, Room,
+        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS, Next, Room,
         SESSIONS, SETTINGS, capacity_for,
     },
     migrate::migrate,
@@ -105,6 +105,7 @@ impl Generation {
             Some(previous) => migrate(previous, &generation)?,
             None => generation.fill(FREE, 0..room.sessions)?,
         }
+        generation.fill(HELD_RING, 0..HELD_FRAMES)?;
         if let Some(settings) = &picture.settings {
             generation.write_settings(settings)?;
         }

@@ -62,15 +62,18 @@ pub const OLD: &str = "OLD";
 pub const HOSTS: &str = "HOSTS";
 pub const PORTS: &str = "PORTS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const HELD_RING: &str = "HELD_RING";
 
 /// All of them. A map that is to go on from one generation to the next has to be named here, and nowhere else.
-pub const MAPS: [MapRule; 14] = [
+pub const MAPS: [MapRule; 15] = [
     rule(ADDRESSES, Next::New, Some(|room| room.addresses)),
     rule(FORWARDS, Next::New, Some(|room| room.forwards)),
     rule(INTERFACES, Next::New, None),
     rule(SETTINGS, Next::New, None),
     rule(COUNTERS, Next::GoesOn, None),
     rule(FRAGMENTS, Next::GoesOn, None),
+    // Fragments that wait when the generation changes are given up.
+    rule(HELD_RING, Next::New, None),
     of_sessions(SESSIONS, Some(|room| room.sessions)),
     // Two elements a session, or four.
     of_sessions(

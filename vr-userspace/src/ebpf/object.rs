@@ -133,6 +133,7 @@ impl Programs {
         let (Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::HashMap(data)
+        | Map::LruHashMap(data)
         | Map::LpmTrie(data)
         | Map::Queue(data)) = map
         else {

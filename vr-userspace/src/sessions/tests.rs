@@ -120,6 +120,8 @@ fn one_of(sort: Sort) -> Session {
         Sort::Plain => session(sort, (client, vm), (client, vm)),
         Sort::Hairpin => session(sort, (guest, (EIP, 80)), ((UPLINK, 5555), vm)),
         Sort::HairpinForward => session(sort, (guest, (FORWARDED, 8080)), ((UPLINK, 5555), vm)),
+        Sort::Inbound => session(sort, (client, (UPLINK, 40_001)), (client, vm)),
+        Sort::HairpinInbound => session(sort, (guest, (UPLINK, 40_001)), ((UPLINK, 5555), vm)),
     }
 }
 
