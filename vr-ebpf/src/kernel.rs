@@ -586,6 +586,10 @@ pub fn show_session(slot: *mut Session, direction: Direction, shown: u8) {
 /// Adds, whatever other CPUs do. (The result would take an instruction that 5.10 does not have.)
 #[inline(always)]
 pub fn add(number: *mut i32, by: i32) {
+    // The compiler makes an atomic `or` of an addition of nothing, which 5.10 does not have either.
+    if by == 0 {
+        return;
+    }
     // SAFETY: the pointer is into a map's value, aligned to four bytes.
     unsafe {
         core::intrinsics::atomic_xadd::<i32, i32, { AtomicOrdering::Relaxed }>(number, by);

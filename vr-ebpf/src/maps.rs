@@ -12,7 +12,7 @@ use vr_common::{
     outcome::{Hook, Outcome, SLOTS},
     path::{NextHop, RouteQuery, Router},
     session::{
-        self, Found, Opening, Segment,
+        self, Found, Opening, Outside, Segment,
         flow::{Ends, Flow},
         record::{
             Direction, Endpoint, FRAGMENTS as FRAGMENT_SLOTS, Fragments, HOSTS as HOST_SLOTS, Host,
@@ -242,6 +242,24 @@ impl Store for Sessions {
         session_map_source(slot) != 0
     }
     #[inline(always)]
+    fn roomy_block(&self, protocol: u8, pool: u8, random: u32) -> u32 {
+        session_roomy_block(u32::from(protocol), u32::from(pool), random)
+    }
+    #[inline(always)]
+    fn take_one_of(
+        &self,
+        inside: &Endpoint,
+        outside: &Outside,
+        expires: Ticks,
+        serial: u32,
+        start: u32,
+    ) -> Be16 {
+        let outside = u64::from(outside.address.wire()) << 32 | u64::from(outside.pool);
+        let life = u64::from(expires) << 32 | u64::from(serial);
+        let port = session_take_one_of(inside.word(), outside, life, start);
+        Be16::from_wire(port as u16)
+    }
+    #[inline(always)]
     fn release(&self, slot: u32) {
         session_release(slot);
     }
@@ -310,6 +328,28 @@ extern "C" fn session_acquire() -> u32 {
 #[inline(never)]
 extern "C" fn session_map_source(slot: u32) -> u32 {
     u32::from(session::step::map_source(&Sessions, slot))
+}
+
+/// [`session::step::roomy_block`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_roomy_block(protocol: u32, pool: u32, random: u32) -> u32 {
+    session::step::roomy_block(&Sessions, protocol as u8, pool as u8, random)
+}
+
+/// [`session::step::take_one_of`]; the port as it lies in memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_take_one_of(inside: u64, outside: u64, life: u64, start: u32) -> u32 {
+    let outside = Outside {
+        address: Addr::from_wire((outside >> 32) as u32),
+        pool: outside as u8,
+    };
+    let (expires, serial) = ((life >> 32) as u32, life as u32);
+    let inside = Endpoint::from_word(inside);
+    let port =
+        session::step::take_one_of(&Sessions, &inside, &outside, expires, serial, start);
+    u32::from(port.wire())
 }
 
 /// [`session::step::release`].

@@ -73,6 +73,23 @@ impl Outside {
     }
 }
 
+impl Mapping {
+    /// The outside's element of a new mapping of `inside`.
+    #[inline(always)]
+    const fn held_once(inside: &Endpoint, pool: u8, expires: Ticks, serial: u32) -> Self {
+        Self {
+            address: inside.address,
+            port: inside.port,
+            pool,
+            side: inside.side,
+            sessions: 1,
+            expires,
+            serial,
+            reserved: 0,
+        }
+    }
+}
+
 impl Session {
     /// The outside of the mapping that it holds.
     #[inline(always)]
@@ -188,23 +205,14 @@ fn allocate<S: Store + ?Sized>(
     expires: Ticks,
 ) -> Obtained {
     let serial = store.random() | 1;
-    let mapping = Mapping {
-        address: inside.address,
-        port: inside.port,
-        pool: outside.pool,
-        side: inside.side,
-        sessions: 1,
-        expires,
-        serial,
-        reserved: 0,
-    };
+    let mapping = Mapping::held_once(inside, outside.pool, expires, serial);
     let own = inside.port.get();
     let random = store.random();
     let mut port = inside.port;
     if !settings.is_pooled(inside.protocol, port) || !take(store, inside, outside, &mapping, port) {
-        let block = roomy_block(store, settings, inside.protocol, outside.pool, random);
+        let block = store.roomy_block(inside.protocol, outside.pool, random);
         let start = (random >> 8) & 0xfe | u32::from(own & 1);
-        port = take_one_of(store, inside, outside, &mapping, block, start);
+        port = store.take_one_of(inside, outside, expires, serial, block << 8 | start);
         if port == Be16::new(0) {
             return Obtained::NONE;
         }
@@ -233,16 +241,17 @@ fn allocate<S: Store + ?Sized>(
     Obtained::NONE
 }
 
-/// Takes a free port of a block, the first of `start`'s parity from there on, or else of the other; 0 if there is none.
+/// Takes a free port of the block of `start`, the first of its parity from there on, or else of the other; 0 if there is none.
 #[inline(always)]
-fn take_one_of<S: Store + ?Sized>(
+pub fn take_one_of<S: Store + ?Sized>(
     store: &S,
     inside: &Endpoint,
     outside: &Outside,
-    mapping: &Mapping,
-    block: u32,
+    expires: Ticks,
+    serial: u32,
     start: u32,
 ) -> Be16 {
+    let mapping = Mapping::held_once(inside, outside.pool, expires, serial);
     let mut endpoint = Endpoint {
         address: outside.address,
         port: Be16::new(0),
@@ -251,14 +260,14 @@ fn take_one_of<S: Store + ?Sized>(
     };
     for step in 0..BLOCKS {
         let low = (start + 2 * step + (step >> 7)) & 0xff;
-        endpoint.port = Be16::new((block << 8 | low) as u16);
-        if store.map(&endpoint, mapping) {
+        endpoint.port = Be16::new((start & 0xff00 | low) as u16);
+        if store.map(&endpoint, &mapping) {
             return endpoint.port;
         }
     }
     // All taken; but one may be over.
-    let port = Be16::new((block << 8 | start & 0xff) as u16);
-    if take(store, inside, outside, mapping, port) {
+    let port = Be16::new(start as u16);
+    if take(store, inside, outside, &mapping, port) {
         port
     } else {
         Be16::new(0)
@@ -267,18 +276,15 @@ fn take_one_of<S: Store + ?Sized>(
 
 /// A block with room: a random one that is not nearly full, or else the emptiest.
 #[inline(always)]
-fn roomy_block<S: Store + ?Sized>(
-    store: &S,
-    settings: &Settings,
-    protocol: u8,
-    pool: u8,
-    random: u32,
-) -> u32 {
+pub fn roomy_block<S: Store + ?Sized>(store: &S, protocol: u8, pool: u8, random: u32) -> u32 {
     /// In a block this full every eighth port is still free.
     const ROOMY: u32 = BLOCKS * 7 / 8;
     let row = ports_of(pool, protocol);
     // Should all be full, the mappings of this one may be over by now.
     let (mut emptiest, mut fewest) = (4 + (random & 0x3f), u32::MAX);
+    let Some(settings) = store.settings() else {
+        return emptiest;
+    };
     for step in 0..BLOCKS {
         let block = (random + step) & 0xff;
         if !settings.is_pooled_block(protocol, block as u8) {

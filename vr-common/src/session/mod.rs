@@ -15,13 +15,13 @@ pub mod store;
 pub mod track;
 
 pub use find::{Found, Segment, before, find, peek};
-pub use mapping::inside_of;
+pub use mapping::{Outside, inside_of};
 pub use open::{Opening, open};
 
 /// The long steps of [`open`], which a kernel calls as subprograms.
 pub mod step {
     pub use super::{
-        mapping::{map_source, release},
+        mapping::{map_source, release, roomy_block, take_one_of},
         open::enter,
         reclaim::acquire,
     };

@@ -462,6 +462,28 @@ impl Endpoint {
     pub const INSIDE: u8 = 1;
     /// A host inside, mapped to an address of the pool. (By hairpin the same host may have the other one too.)
     pub const INSIDE_BY_POOL: u8 = 2;
+
+    /// In one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        (self.address.wire() as u64) << 32
+            | (self.port.wire() as u64) << 16
+            | (self.protocol as u64) << 8
+            | self.side as u64
+    }
+
+    /// The reverse of [`Endpoint::word`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            address: Addr::from_wire((word >> 32) as u32),
+            port: Be16::from_wire((word >> 16) as u16),
+            protocol: (word >> 8) as u8,
+            side: word as u8,
+        }
+    }
 }
 
 /// Value of the `MAPPINGS` map: the other side. One element for each side; that of the outside is the truth.

@@ -2,6 +2,7 @@
 
 use super::{
     flow::Flow,
+    mapping::Outside,
     record::{Direction, Endpoint, Host, Mapping, Place, Session, Settings, Ticks},
 };
 use crate::wire::{Addr, Be16};
@@ -19,7 +20,7 @@ pub enum Queue {
 
 /// The maps of sessions, and the clock. Each call is atomic by itself, and nothing more is.
 ///
-/// The last four are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
+/// The last six are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
 pub trait Store {
     /// The tick now.
     fn now(&self) -> Ticks;
@@ -84,6 +85,23 @@ pub trait Store {
     #[inline(always)]
     fn map_source(&self, slot: u32) -> bool {
         super::mapping::map_source(self, slot)
+    }
+    /// [`super::mapping::roomy_block`].
+    #[inline(always)]
+    fn roomy_block(&self, protocol: u8, pool: u8, random: u32) -> u32 {
+        super::mapping::roomy_block(self, protocol, pool, random)
+    }
+    /// [`super::mapping::take_one_of`].
+    #[inline(always)]
+    fn take_one_of(
+        &self,
+        inside: &Endpoint,
+        outside: &Outside,
+        expires: Ticks,
+        serial: u32,
+        start: u32,
+    ) -> Be16 {
+        super::mapping::take_one_of(self, inside, outside, expires, serial, start)
     }
     /// [`super::mapping::release`].
     #[inline(always)]
