@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use aya::{EbpfLoader, programs::Program};
 use vr_tests::require_root;
 
-/// The kernel's limit is a million; what needs a tenth of it leaves room for compilers and verifiers to come.
-const BUDGET: u32 = 100_000;
+/// The limit of every kernel is a million; what needs a third of it leaves room for compilers and verifiers to come. (Most of it is
+/// the search for a port and for a slot, whose loops are gone through turn by turn.)
+const BUDGET: u32 = 350_000;
 
 #[test]
 fn every_program_loads_within_its_budget() -> Result<()> {

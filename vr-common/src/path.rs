@@ -224,7 +224,7 @@ pub fn data_ingress<P: Packet + ?Sized, R: Router>(
     let Some(ingress) = router.interface(arrival.ifindex) else {
         return Some(Verdict::Kernel(Outcome::UnknownInterface));
     };
-    let ip = match parse(packet) {
+    let ip = match parse(packet, router) {
         Ok(ip) => ip,
         Err(outcome) => return Some(Verdict::Kernel(outcome)),
     };
@@ -302,7 +302,7 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
     let Some(ingress) = &router.interface(arrival.ifindex) else {
         return Verdict::Kernel(Outcome::UnknownInterface);
     };
-    let ip = match &parse(packet) {
+    let ip = match &parse(packet, router) {
         Ok(ip) => *ip,
         Err(outcome) => return Verdict::Kernel(*outcome),
     };
@@ -469,7 +469,7 @@ fn leave<P: Packet + ?Sized, T: Tables>(
             .interface(departure.ingress)
             .ok_or(Outcome::Untranslated)?
     };
-    let ip = parse(packet)?;
+    let ip = parse(packet, tables)?;
     Ok(Leaving {
         ingress,
         egress,
@@ -654,7 +654,7 @@ impl RouteQuery {
 
 /// Reads the header of a socket buffer's packet, having made all that the translation may touch reachable.
 #[inline(always)]
-fn parse<P: Packet + ?Sized>(packet: &mut P) -> Result<Ipv4, Outcome> {
+fn parse<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Result<Ipv4, Outcome> {
     /// The quoted header at its longest, and the quoted TCP header as far as its checksum.
     const QUOTE_REACH: usize = 60 + 18;
     /// TCP as far as its checksum.
@@ -677,7 +677,9 @@ fn parse<P: Packet + ?Sized>(packet: &mut P) -> Result<Ipv4, Outcome> {
     }) {
         return Err(Outcome::Malformed);
     }
-    Ipv4::parse(packet, IP_AT)
+    let mut ip = Ipv4::parse(packet, IP_AT)?;
+    ip.header_len = tables.forget(ip.header_len);
+    Ok(ip)
 }
 
 /// Writes an ICMP error and its quote. The quote first: its message's checksum lies in the packet, not in its header.

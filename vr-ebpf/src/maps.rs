@@ -530,6 +530,14 @@ impl Tables for Maps {
         };
         Plan::from_words(kernel::through(place, plan.words()))
     }
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        let Some(place) = PLAN.get_ptr_mut(0) else {
+            return number;
+        };
+        let [number, ..] = kernel::through(place, [number as u32, 0, 0, 0]);
+        number as usize
+    }
 }
 
 impl Router for Maps {

@@ -285,17 +285,19 @@ pub fn roomy_block<S: Store + ?Sized>(store: &S, protocol: u8, pool: u8, random:
     let Some(settings) = store.settings() else {
         return emptiest;
     };
+    let own_ports = settings.own_ports;
     for step in 0..BLOCKS {
         let block = (random + step) & 0xff;
-        if !settings.is_pooled_block(protocol, block as u8) {
-            continue;
-        }
-        let taken = store.ports(row + block);
+        let taken = if Settings::is_pooled_among(own_ports, protocol, block as u8) {
+            store.ports(row + block)
+        } else {
+            u32::MAX
+        };
         if taken < fewest {
             (fewest, emptiest) = (taken, block);
-        }
-        if taken <= ROOMY {
-            break;
+            if taken <= ROOMY {
+                break;
+            }
         }
     }
     emptiest

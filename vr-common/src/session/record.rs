@@ -640,7 +640,14 @@ impl Settings {
     #[inline(always)]
     #[must_use]
     pub const fn is_pooled_block(&self, protocol: u8, block: u8) -> bool {
-        protocol == ICMP || (block >= 4 && (block < self.own_ports[0] || block > self.own_ports[1]))
+        Self::is_pooled_among(self.own_ports, protocol, block)
+    }
+
+    /// The same, where the blocks of the router's own are known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pooled_among([first, last]: [u8; 2], protocol: u8, block: u8) -> bool {
+        protocol == ICMP || (block >= 4 && block.wrapping_sub(first) > last.wrapping_sub(first))
     }
 
     /// As it lies in the map.

@@ -21,8 +21,8 @@ use vr_common::{
 
 use super::{
     maps::{
-        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS, Next, Room,
-        SESSIONS, SETTINGS, capacity_for,
+        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS, Next,
+        Room, SESSIONS, SETTINGS, capacity_for,
     },
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing},
