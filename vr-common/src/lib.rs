@@ -14,6 +14,7 @@
 
 pub mod csum;
 pub mod layout;
+pub mod mss;
 pub mod nat;
 pub mod outcome;
 pub mod packet;

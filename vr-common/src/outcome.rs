@@ -117,6 +117,8 @@ outcomes! {
     RedirectSuppressed = 42, "redirect_suppressed";
     /// Kept until its datagram's first fragment comes.
     FragmentHeld = 43, "fragment_held";
+    /// XDP to TC as it came: a TCP SYN, whose MSS is to be looked at (`options: mss`).
+    LimitsMss = 44, "limits_mss";
 }
 
 impl Outcome {

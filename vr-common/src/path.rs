@@ -9,6 +9,7 @@
 use crate::{
     csum::Sum,
     layout::Interface,
+    mss,
     nat::{
         self, Datagram, Plan, Rewrite, Tables,
         error::{self, ErrorPlan},
@@ -18,6 +19,7 @@ use crate::{
     session::{
         Segment,
         flow::{Ends, Flow},
+        track::TCP_SYN,
     },
     wire::{
         Addr, Be16,
@@ -165,6 +167,9 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(
         return Err(Outcome::UnfinishedChecksum);
     }
     let segment = segment(packet, &ip);
+    if segment.tcp_flags & TCP_SYN != 0 && router.mss() != 0 {
+        return Err(Outcome::LimitsMss);
+    }
     let segment = segment.known();
     let plan = router.settle(nat::destination(router, &ingress, &ip, segment)?);
     let hop = router.route(&RouteQuery::new(
@@ -208,6 +213,9 @@ pub fn tc_ingress<P: Packet + ?Sized, R: Router>(
     router: &R,
     arrival: &Arrival,
 ) -> Verdict {
+    if router.mss() != 0 {
+        mss::clamp(packet, router.mss());
+    }
     match data_ingress(packet, router, arrival) {
         Some(verdict) => verdict,
         None => error_ingress(packet, router, arrival),

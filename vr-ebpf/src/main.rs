@@ -73,6 +73,10 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         if skb.is_first_fragment() {
             fragments_release(raw);
         }
+        let mss = maps::mss();
+        if mss != 0 {
+            mss_clamp(raw, u32::from(mss));
+        }
         let word = match tc_ingress_data(raw, 0) {
             Verdict::NO_WORD => tc_ingress_error(raw),
             Verdict::BEGINS => tc_ingress_data(raw, session_open()),
@@ -104,6 +108,15 @@ extern "C" fn tc_ingress_error(skb: *mut __sk_buff) -> u64 {
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let arrival = skb.arrival();
     path::error_ingress(&mut skb, &maps, &arrival).word()
+}
+
+/// [`vr_common::mss::clamp`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mss_clamp(skb: *mut __sk_buff, limit: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    vr_common::mss::clamp(&mut Skb::new(&ctx), limit as u16);
+    0
 }
 
 /// [`hold::hold`].

@@ -415,6 +415,14 @@ fn found(word: u64) -> Option<Found> {
     Found::at(&Sessions, Place::from_word(word))
 }
 
+/// `options: mss`; 0 if there is none.
+#[inline(always)]
+pub fn mss() -> u16 {
+    Sessions
+        .settings()
+        .map_or(0, |settings| settings.mss as u16)
+}
+
 /// The tables and the FIB, as one packet on one interface sees them.
 pub struct Maps {
     /// Index of the interface whose program runs.
@@ -506,6 +514,10 @@ impl Tables for Maps {
         Sessions.settings().is_some_and(|settings| {
             settings.flags & Settings::ENDPOINT_INDEPENDENT_FILTERING != 0
         })
+    }
+    #[inline(always)]
+    fn mss(&self) -> u16 {
+        mss()
     }
     #[inline(always)]
     fn recall(&self, datagram: &Datagram) -> Option<Ends> {

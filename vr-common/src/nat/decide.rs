@@ -42,6 +42,8 @@ pub trait Tables {
     fn mapped(&self, protocol: u8, address: Addr, port: Be16) -> Option<(Addr, Be16)>;
     /// Whether anybody may use a mapping (endpoint-independent filtering).
     fn admits_anybody(&self) -> bool;
+    /// The largest MSS that a TCP SYN may offer; 0 if any.
+    fn mss(&self) -> u16;
     /// The ends that the fragments of a datagram leave with, if its first one has been here.
     fn recall(&self, datagram: &Datagram) -> Option<Ends>;
     /// Remembers that for the fragments to come.
