@@ -33,6 +33,8 @@ pub struct Apply<'a> {
     pub machine: &'a Machine,
     /// The ports that others have reserved.
     pub others_ports: &'a Ports,
+    /// Whether flows of rules that are gone may be left from before.
+    pub flows_to_end: bool,
     /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
     pub xdp_or_fail: bool,
 }
@@ -129,7 +131,7 @@ impl Apply<'_> {
                 write_tables(generation, &changes)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;
-            if may_end_flows(from, &changes) {
+            if self.flows_to_end || may_end_flows(from, &changes) {
                 end_flows(generation, to)?;
             }
             self.add_addresses(to, &changes).await?;

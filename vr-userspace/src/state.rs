@@ -130,6 +130,10 @@ pub struct State {
     pub chosen: BTreeMap<u32, String>,
     /// How many rules of forwarded ports are in force.
     pub forwards: usize,
+    /// Rules have changed, and flows of the old ones may not have been ended yet: set before the tables are written, so that the
+    /// next load looks again if this one is killed in between.
+    #[serde(default)]
+    pub flows_to_end: bool,
     /// Entries that wait for their NIC or for an uplink, as last seen.
     pub pending: Vec<String>,
     /// The last failure, until a load succeeds.

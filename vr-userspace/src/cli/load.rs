@@ -9,6 +9,7 @@ use crate::{
     apply::{Apply, prepare},
     config::Config,
     desired::{Backend, Desired, Port, desired},
+    diff::diff,
     ebpf::Generation,
     instance::Instance,
     lock::Lock,
@@ -16,6 +17,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    sessions::may_end_flows,
     state::{Failure, Owned, State, now},
     sysctl::Sysctls,
 };
@@ -172,12 +174,15 @@ async fn pass(
         .generations
         .retain(|older| Some(older) != generation.as_ref());
     state.generations.extend(generation.clone());
+    let changes = diff(&situation.observed, &desired.picture);
+    state.flows_to_end |= may_end_flows(&situation.observed, &changes);
     state.write(&instance.state_file())?;
 
     let apply = Apply {
         netlink,
         machine: &situation.machine,
         others_ports,
+        flows_to_end: before.flows_to_end,
         xdp_or_fail: backend == Backend::Xdp,
     };
     match apply
@@ -187,6 +192,7 @@ async fn pass(
         Ok(applied) => {
             state.owned = Owned::default();
             record(&mut state.owned, &desired.picture, others_ports);
+            state.flows_to_end = false;
             state.generations = generation.into_iter().collect();
             state.refused.extend(applied.refused);
             state.refused.retain(|ifindex, _| {
@@ -214,6 +220,7 @@ async fn pass(
                 // What is left over stays on record, so that the next load can repair it.
                 Err(trouble) => {
                     record.owned = state.owned;
+                    record.flows_to_end = state.flows_to_end;
                     record.identities = state.identities;
                     format!(
                         "{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended"

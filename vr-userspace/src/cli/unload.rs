@@ -18,6 +18,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         netlink: &netlink,
         machine: &situation.machine,
         others_ports: &situation.others_ports,
+        flows_to_end: false,
         xdp_or_fail: false,
     };
     apply
