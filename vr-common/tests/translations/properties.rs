@@ -44,8 +44,14 @@ fn changed(before: &[u8], after: &[u8]) -> Vec<usize> {
 fn as_read(flow: &Flow, ends: Ends) -> Ends {
     let none = Be16::new(0);
     match flow.protocol {
-        ICMP if flow.asks() => Ends { destination_port: none, ..ends },
-        ICMP => Ends { source_port: none, ..ends },
+        ICMP if flow.asks() => Ends {
+            destination_port: none,
+            ..ends
+        },
+        ICMP => Ends {
+            source_port: none,
+            ..ends
+        },
         _ => ends,
     }
 }

@@ -188,10 +188,7 @@ impl store::Store for Store {
 
     fn host(&self, address: Addr) -> Host {
         let hosts = self.hosts.borrow();
-        hosts
-            .get(&Host::slot(address))
-            .copied()
-            .unwrap_or_default()
+        hosts.get(&Host::slot(address)).copied().unwrap_or_default()
     }
     fn count_host(&self, address: Addr, by: Host) {
         assert!(Host::slot(address) < HOSTS);

@@ -134,7 +134,8 @@ impl World {
     pub fn begin(&self) {
         let opening = self.pending.take().expect("a session to be begun");
         let refusal = session::open(&self.store, &opening).err();
-        self.refusal.set(Some(refusal.unwrap_or(Outcome::TableFull)));
+        self.refusal
+            .set(Some(refusal.unwrap_or(Outcome::TableFull)));
     }
     /// The packet is through.
     pub fn begun(&self) {

@@ -1,8 +1,8 @@
 //! What is left to the kernel, untouched or with its destination translated.
 
 use vr_common::outcome::Outcome::{
-    Malformed, Martian, NoNeighbour, NotForUs, NotForwarded, NotIpv4, Options, TooBig,
-    TtlExpired, UnknownInterface, UnmanagedEgress, Vlan,
+    Malformed, Martian, NoNeighbour, NotForUs, NotForwarded, NotIpv4, Options, TooBig, TtlExpired,
+    UnknownInterface, UnmanagedEgress, Vlan,
 };
 use vr_tests::{
     link::Mac,

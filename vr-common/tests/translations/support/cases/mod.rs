@@ -131,15 +131,7 @@ impl Rows {
         then: impl FnOnce(&mut Self),
     ) {
         let frame = to(port, input.clone());
-        self.only_tc(
-            name,
-            port,
-            input,
-            Outcome::NewSession,
-            outcome,
-            hop,
-            output,
-        );
+        self.only_tc(name, port, input, Outcome::NewSession, outcome, hop, output);
         self.1.push((Way::ingress(port), frame));
         then(self);
         self.1.pop();

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use vr_common::outcome::Outcome::{
-    EipIn, EipOut, Fragment, FragmentUnknown, ForwardIn, ForwardOut, Hairpin, MasqueradeIn,
+    EipIn, EipOut, ForwardIn, ForwardOut, Fragment, FragmentUnknown, Hairpin, MasqueradeIn,
     MasqueradeOut, NewSession, NotForwarded, Routed, Untranslatable,
 };
 use vr_tests::packet::{Packet, flags, fragments};
@@ -449,9 +449,7 @@ fn hairpin(rows: &mut Rows) {
                 Packet::echo_reply(VM1, UPLINK, 77, 1).payload([4; 9]),
                 Hairpin,
                 TO_VM1,
-                Packet::echo_reply(EIP1, VM1, 77, 1)
-                    .payload([4; 9])
-                    .ttl(63),
+                Packet::echo_reply(EIP1, VM1, 77, 1).payload([4; 9]).ttl(63),
             );
         },
     );
