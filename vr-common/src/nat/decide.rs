@@ -160,7 +160,12 @@ impl Plan {
     #[must_use]
     pub fn as_remembered(ip: &Ipv4, ends: Ends) -> Self {
         Self {
-            ends,
+            // A later fragment shows no ports, so none of them changes.
+            ends: Ends {
+                source: ends.source,
+                destination: ends.destination,
+                ..Ends::default()
+            },
             settled: true,
             by_session: true,
             outcome: match (ends.source != ip.source, ends.destination != ip.destination) {

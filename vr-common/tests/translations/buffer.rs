@@ -64,7 +64,8 @@ impl Packet for Buffer {
     fn update_transport_checksum(
         &mut self,
         at: usize,
-        delta: Delta,
+        addresses: Delta,
+        words: Delta,
         zero: ZeroChecksum,
     ) -> Option<()> {
         if self.starved {
@@ -72,6 +73,6 @@ impl Packet for Buffer {
         }
         self.bytes
             .as_mut_slice()
-            .update_transport_checksum(at, delta, zero)
+            .update_transport_checksum(at, addresses, words, zero)
     }
 }

@@ -4,7 +4,8 @@ use proptest::{collection::vec, prelude::*, test_runner::Config};
 use vr_common::{
     nat::Rewrite,
     outcome::Outcome,
-    wire::{Addr, ipv4::Ipv4},
+    session::flow::{Ends, Flow},
+    wire::{Addr, Be16, ipv4::Ipv4, transport::ICMP},
 };
 use vr_tests::packet::{check_checksums, describe};
 
@@ -37,6 +38,22 @@ fn changed(before: &[u8], after: &[u8]) -> Vec<usize> {
         .filter(|(_, (before, after))| before != after)
         .map(|(at, _)| at)
         .collect()
+}
+
+/// The ends that a packet of `flow` shows that was to bear `ends`.
+fn as_read(flow: &Flow, ends: Ends) -> Ends {
+    let none = Be16::new(0);
+    match flow.protocol {
+        ICMP if flow.asks() => Ends {
+            destination_port: none,
+            ..ends
+        },
+        ICMP => Ends {
+            source_port: none,
+            ..ends
+        },
+        _ => ends,
+    }
 }
 
 proptest! {
@@ -79,7 +96,7 @@ proptest! {
             return Ok(());
         }
         let way = if egress {
-            Way::Egress { port: Port::Up, from: Some(port) }
+            Way::egress(Port::Up, Some(port))
         } else {
             Way::ingress(port)
         };
@@ -115,7 +132,13 @@ proptest! {
         fix_ip_checksum(&mut frame);
         let world = World::default();
         for way in [Way::Xdp(port), Way::ingress(port)] {
-            let (end, after) = through(&world, way, &frame);
+            let (mut end, mut after) = through(&world, way, &frame);
+            if let End::Halfway(_) = end {
+                // The kernel may send it by any port.
+                let way = Way::Egress { port: Port::B, from: Some(port), halfway: true };
+                end = on_host(&world, way, &mut after);
+                prop_assert!(matches!(end, End::Kernel(Outcome::SessionOutViaKernel)), "{end:?}");
+            }
             prop_assert!(
                 after[30..34] == frame[30..34] || after[26..30] == UPLINK.octets(),
                 "{:?}: {}", end, describe(&after)
@@ -132,17 +155,32 @@ proptest! {
         let tagged = Way::Ingress { port, gso_size: 0, tagged: true };
         let (first, mut halves) = through(&world, tagged, &frame);
         let expected = match outcome {
-            Outcome::EipIn => Outcome::EipInViaKernel,
-            _ => Outcome::Vlan,
+            Outcome::EipIn if first == End::Kernel(Outcome::SessionInViaKernel) => first,
+            Outcome::EipIn => End::Kernel(Outcome::EipInViaKernel),
+            Outcome::ForwardIn | Outcome::MasqueradeIn => End::Kernel(Outcome::SessionInViaKernel),
+            // Who claims to be the uplink stays it.
+            Outcome::Hairpin if first == End::Kernel(Outcome::SessionInViaKernel) => {
+                prop_assert_eq!(&frame[26..30], UPLINK.octets());
+                first
+            }
+            Outcome::Hairpin => End::Halfway(Outcome::SessionInViaKernel),
+            _ => End::Kernel(Outcome::Vlan),
         };
-        prop_assert_eq!(first, End::Kernel(expected));
+        prop_assert_eq!(first, expected);
         let [to, from] = [0, 6].map(|at| {
             vr_tests::link::Mac(whole[at..at + 6].try_into().expect("six bytes"))
         });
         forwarded_by_kernel(&mut halves, to, from);
-        let egress = Way::Egress { port: out, from: Some(port) };
+        let halfway = matches!(first, End::Halfway(_));
+        let egress = Way::Egress { port: out, from: Some(port), halfway };
         let second = on_host(&world, egress, &mut halves);
         prop_assert_eq!(second == End::Kernel(Outcome::EipOutViaKernel), outcome == Outcome::EipOut);
+        if frame[26..30] != UPLINK.octets() {
+            prop_assert_eq!(
+                second == End::Kernel(Outcome::SessionOutViaKernel),
+                outcome == Outcome::MasqueradeOut || halfway
+            );
+        }
         prop_assert_eq!(describe(&halves), describe(&whole));
         prop_assert_eq!(halves, whole);
     }
@@ -150,14 +188,27 @@ proptest! {
     #[test]
     fn a_translation_and_its_reverse_are_nothing(
         (_, frame) in generate::whole_frame(),
-        source in any::<u32>(), destination in any::<u32>(),
+        source in any::<u32>(), destination in any::<u32>(), ports in any::<[u16; 2]>(),
     ) {
         let mut bytes = frame.clone();
         let packet = bytes.as_mut_slice();
         let Ok(ip) = Ipv4::parse(packet, 14) else { return Ok(()) };
-        let there = Rewrite { source: Addr::from_wire(source), destination: Addr::from_wire(destination) };
+        let flow = Flow::read(packet, &ip, ip.end());
+        let ends = Ends {
+            source: Addr::from_wire(source),
+            destination: Addr::from_wire(destination),
+            source_port: Be16::from_wire(ports[0]),
+            destination_port: Be16::from_wire(ports[1]),
+        };
+        let (there, back) = match flow.known() {
+            // An ICMP query has one identifier; what else has no ports keeps none.
+            Some(flow) if flow.has_ports() => (
+                Rewrite::of_flow(flow, &ends),
+                Rewrite::of_flow(&flow.between(as_read(flow, ends)), &flow.ends),
+            ),
+            _ => (Rewrite::addresses(&ends), Rewrite::none(&ip)),
+        };
         there.apply(packet, &ip, 0).expect("a slice has memory");
-        let back = Rewrite::none(&ip);
         if let Ok(read) = Ipv4::parse(packet, 14) {
             prop_assert_eq!((read.source, read.destination), (there.source, there.destination));
             back.apply(packet, &read, 0).expect("a slice has memory");
@@ -182,7 +233,7 @@ proptest! {
         let way = match hook {
             0 => Way::Xdp(port),
             1 => Way::ingress(port),
-            _ => Way::Egress { port, from: Some(Port::A) },
+            _ => Way::egress(port, Some(Port::A)),
         };
         let (end, after) = through(&World::default(), way, &frame);
         if !end.translates() {

@@ -17,7 +17,7 @@ use super::{
 fn address() -> impl Strategy<Value = Ipv4Addr> + Clone {
     let known = [
         CLIENT, NEAR, UPLINK, EIP1, VM1, EIP1B, EIP2, VM2, BARE, SILENT, EIP_SILENT, MIDDLE,
-        VM_FAR, EIP_FAR, VM_B, EIP_B, VM_PLAIN, EIP_PLAIN, STRANGER,
+        VM_FAR, EIP_FAR, VM_B, EIP_B, VM_PLAIN, EIP_PLAIN, STRANGER, FORWARDED,
     ];
     let odd = [
         GATEWAY.address,
@@ -39,7 +39,7 @@ fn address() -> impl Strategy<Value = Ipv4Addr> + Clone {
 fn ends() -> impl Strategy<Value = (Port, Ipv4Addr, Ipv4Addr)> {
     let outside = select(vec![CLIENT, NEAR]);
     let eip = select(vec![
-        EIP1, EIP1B, EIP2, EIP_B, EIP_FAR, EIP_PLAIN, EIP_SILENT,
+        EIP1, EIP1B, EIP2, EIP_B, EIP_FAR, EIP_PLAIN, EIP_SILENT, FORWARDED, UPLINK,
     ]);
     let inside = vec![
         (Port::A, VM1),
@@ -206,7 +206,7 @@ pub fn sent() -> impl Strategy<Value = (Way, Vec<u8>)> {
                     gso_size,
                     tagged: false,
                 },
-                _ => Way::Egress { port: out, from },
+                _ => Way::egress(out, from),
             };
             (way, frame)
         })

@@ -7,4 +7,5 @@ pub mod generate;
 pub mod place;
 pub mod residue;
 pub mod run;
+pub mod store;
 pub mod world;

@@ -11,7 +11,10 @@
 
 use std::net::Ipv4Addr;
 
-use vr_common::layout::Interface;
+use vr_common::{
+    layout::Interface,
+    wire::transport::{TCP, UDP},
+};
 use vr_tests::link::Mac;
 
 /// One of the router's interfaces.
@@ -116,6 +119,49 @@ pub const EIPS: [(Ipv4Addr, Ipv4Addr); 7] = [
     (EIP_FAR, VM_FAR),
     (EIP1B, VM1),
     (EIP_SILENT, SILENT),
+];
+
+/// An address that has forwards and nothing else.
+pub const FORWARDED: Ipv4Addr = Ipv4Addr::new(10, 90, 2, 254);
+
+/// Ports of an address that go to a VM's, the first to `vm_port` and so on.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    pub eip: Ipv4Addr,
+    pub protocol: u8,
+    pub ports: (u16, u16),
+    pub vm: Ipv4Addr,
+    pub vm_port: u16,
+}
+
+impl Forward {
+    const fn new(
+        eip: Ipv4Addr,
+        protocol: u8,
+        ports: (u16, u16),
+        vm: Ipv4Addr,
+        vm_port: u16,
+    ) -> Self {
+        Self {
+            eip,
+            protocol,
+            ports,
+            vm,
+            vm_port,
+        }
+    }
+}
+
+/// Forwards, of the sample file and others. The first target has an EIP, the second has none.
+pub const FORWARDS: [Forward; 6] = [
+    Forward::new(FORWARDED, TCP, (8080, 8082), VM1, 80),
+    Forward::new(FORWARDED, UDP, (53, 53), BARE, 5353),
+    Forward::new(FORWARDED, TCP, (22, 22), VM_B, 22),
+    Forward::new(FORWARDED, UDP, (9, 9), SILENT, 9),
+    // To a port that another one leads to already.
+    Forward::new(UPLINK, TCP, (8080, 8080), VM1, 80),
+    // The last ports there are.
+    Forward::new(UPLINK, UDP, (65000, 65535), VM2, 65000),
 ];
 
 pub const GATEWAY: Hop = Hop::new(Port::Up, Ipv4Addr::new(10, 90, 3, 1));

@@ -47,8 +47,20 @@ fn packet(frame: &[u8], at: usize, limit: usize, quoted: bool, parts: &mut Parts
             .push(("quoted IPv4 header", modulo(sum(&[header]))));
     }
     let segment = frame.get(start..end.max(start)).unwrap_or_default();
-    if protocol == 1 && offset == 0 && !quoted {
-        parts.residues.push(("ICMP", modulo(sum(&[segment]))));
+    // What tells flows apart may change where all of it is there.
+    if offset == 0 && segment.len() >= 8 {
+        match (protocol, segment[0]) {
+            (6 | 17, _) => parts.changeable.extend(start..start + 4),
+            (1, 0 | 8 | 13 | 14) => parts.changeable.extend(start + 2..start + 6),
+            _ => {}
+        }
+    }
+    if protocol == 1 && offset == 0 {
+        let what = if quoted { "quoted ICMP" } else { "ICMP" };
+        parts.residues.push((what, modulo(sum(&[segment]))));
+        if quoted {
+            return;
+        }
         if segment.len() >= 8 && matches!(segment[0], 3 | 4 | 5 | 11 | 12) {
             parts.changeable.extend(start + 2..start + 4);
             packet(frame, start + 8, end, true, parts);

@@ -20,8 +20,12 @@ pub enum Way {
         gso_size: u32,
         tagged: bool,
     },
-    /// Leaves by `port`; `from` is where it came in, unless it is the router's own.
-    Egress { port: Port, from: Option<Port> },
+    /// Leaves by `port`; `from` is where it came in, unless it is the router's own. Ingress may have done its half.
+    Egress {
+        port: Port,
+        from: Option<Port>,
+        halfway: bool,
+    },
 }
 
 impl Way {
@@ -30,6 +34,13 @@ impl Way {
             port,
             gso_size: 0,
             tagged: false,
+        }
+    }
+    pub const fn egress(port: Port, from: Option<Port>) -> Self {
+        Self::Egress {
+            port,
+            from,
+            halfway: false,
         }
     }
     pub const fn port(self) -> Port {
@@ -53,6 +64,8 @@ pub enum End {
     Out(Port, Outcome),
     /// The kernel takes it.
     Kernel(Outcome),
+    /// The kernel takes it, and egress is to do the other half.
+    Halfway(Outcome),
     /// Nobody does.
     Dropped(Outcome),
 }
@@ -60,7 +73,10 @@ pub enum End {
 impl End {
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::Out(_, outcome) | Self::Kernel(outcome) | Self::Dropped(outcome) => outcome,
+            Self::Out(_, outcome)
+            | Self::Kernel(outcome)
+            | Self::Halfway(outcome)
+            | Self::Dropped(outcome) => outcome,
         }
     }
     /// Whether the frame may differ from what came.
@@ -68,8 +84,13 @@ impl End {
         matches!(
             self,
             Self::Out(..)
+                | Self::Halfway(_)
                 | Self::Kernel(
-                    Outcome::EipInViaKernel | Outcome::EipOutViaKernel | Outcome::OwnErrorQuote
+                    Outcome::EipInViaKernel
+                        | Outcome::EipOutViaKernel
+                        | Outcome::SessionInViaKernel
+                        | Outcome::SessionOutViaKernel
+                        | Outcome::OwnErrorQuote
                 )
         )
     }
@@ -91,10 +112,26 @@ pub fn on_host(world: &World, way: Way, frame: &mut [u8]) -> End {
     in_program(world, way, frame)
 }
 
-/// Sends a packet through the part of a program that is in the core.
+/// Sends a packet through the part of a program that is in the core; a packet that begins a session goes twice, as there.
 pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> End {
+    let mut verdict = once(world, way, packet);
+    if verdict.word() == Verdict::BEGINS && way.hook() != Hook::Xdp {
+        world.begin();
+        verdict = once(world, way, packet);
+        world.begun();
+    }
+    assert_eq!(Verdict::from_word(verdict.word()), verdict);
+    match verdict {
+        Verdict::Redirect(ifindex, outcome) => End::Out(world.port(ifindex), outcome),
+        Verdict::Kernel(outcome) => End::Kernel(outcome),
+        Verdict::Halfway(outcome) => End::Halfway(outcome),
+        Verdict::Drop(outcome) => End::Dropped(outcome),
+    }
+}
+
+fn once<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> Verdict {
     let ifindex = world.index(way.port());
-    let verdict = match way {
+    match way {
         Way::Xdp(_) => match path::xdp(packet, world, ifindex) {
             Ok((hop, outcome)) => Verdict::Redirect(hop.ifindex, outcome),
             Err(outcome) => Verdict::Kernel(outcome),
@@ -110,19 +147,15 @@ pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -
                 priority_tagged: tagged,
             },
         ),
-        Way::Egress { from, .. } => path::tc_egress(
+        Way::Egress { from, halfway, .. } => path::tc_egress(
             packet,
             world,
             &Departure {
                 ifindex,
                 ingress: from.map_or(0, |from| world.index(from)),
+                halfway,
             },
         ),
-    };
-    match verdict {
-        Verdict::Redirect(ifindex, outcome) => End::Out(world.port(ifindex), outcome),
-        Verdict::Kernel(outcome) => End::Kernel(outcome),
-        Verdict::Drop(outcome) => End::Dropped(outcome),
     }
 }
 

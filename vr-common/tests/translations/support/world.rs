@@ -1,19 +1,29 @@
 //! The router's tables and the kernel's FIB, by hash maps.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
     net::Ipv4Addr,
 };
 
 use vr_common::{
-    layout::{AddressEntry, Interface},
-    nat::Tables,
+    layout::{AddressEntry, ForwardEntry, ForwardKey, Interface, port_prefixes},
+    nat::{Datagram, Tables},
     outcome::Outcome,
     path::{NextHop, RouteQuery, Router},
-    wire::{Addr, eth},
+    session::{
+        self, Found, Opening, Segment,
+        flow::{Ends, Flow},
+        record::{Settings, Ticks},
+        store::Store as _,
+    },
+    wire::{Addr, Be16, eth},
 };
 
-use super::place::{EIPS, GATEWAY, HOPS, MIDDLE, Port};
+use super::{
+    place::{EIPS, FORWARDS, Forward, GATEWAY, HOPS, MIDDLE, Port, UPLINK},
+    store::Store,
+};
 
 /// All that a decision depends on.
 #[derive(Debug)]
@@ -22,6 +32,13 @@ pub struct World {
     indices: [u32; 5],
     pub addresses: BTreeMap<Addr, AddressEntry>,
     pub interfaces: BTreeMap<u32, Interface>,
+    /// By prefixes of the key, with their length in bits.
+    pub forwards: BTreeMap<(ForwardKey, u32), ForwardEntry>,
+    pub store: Store,
+    fragments: RefCell<HashMap<Datagram, (Ends, Ticks)>>,
+    /// A session to be begun, and why there still is none: see [`World::begin`].
+    pending: Cell<Option<Opening>>,
+    refusal: Cell<Option<Outcome>>,
     /// The router's own addresses, and broadcasts.
     local: HashSet<Ipv4Addr>,
     neighbours: HashMap<(Port, Ipv4Addr), eth::Mac>,
@@ -40,6 +57,11 @@ impl World {
             indices,
             addresses: BTreeMap::new(),
             interfaces: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            store: Store::new(64, settings()),
+            fragments: RefCell::default(),
+            pending: Cell::default(),
+            refusal: Cell::default(),
             local: HashSet::new(),
             neighbours: HashMap::new(),
         };
@@ -58,13 +80,12 @@ impl World {
                 world.interfaces.insert(interface.ifindex, interface);
             }
         }
+        world.role(UPLINK).flags = AddressEntry::MASQUERADE;
         for (eip, vm) in EIPS {
-            world.local.insert(eip);
-            world.role(eip).vm = vm.into();
-            let vm = world.role(vm);
-            if vm.eip.is_none() {
-                vm.eip = eip.into();
-            }
+            world.add_eip(eip, vm);
+        }
+        for forward in FORWARDS {
+            world.add_forward(&forward);
         }
         for hop in HOPS {
             let mac = eth::Mac::from_octets(hop.mac.0);
@@ -73,10 +94,52 @@ impl World {
         world
     }
 
+    /// Maps an EIP to a VM, behind those that the VM has.
+    pub fn add_eip(&mut self, eip: Ipv4Addr, vm: Ipv4Addr) {
+        self.local.insert(eip);
+        let entry = self.role(vm);
+        if entry.eip.is_none() {
+            entry.eip = eip.into();
+        }
+        let is_first = entry.eip == eip.into();
+        let entry = self.role(eip);
+        entry.vm = vm.into();
+        if !is_first {
+            entry.flags |= AddressEntry::SECOND;
+        }
+    }
+
+    /// Forwards ports.
+    pub fn add_forward(&mut self, forward: &Forward) {
+        self.local.insert(forward.eip);
+        self.role(forward.eip).flags |= AddressEntry::FORWARDS;
+        self.forwards.extend(prefixes(forward));
+    }
+
+    /// Forwards them no more. (The address goes on having others.)
+    pub fn remove_forward(&mut self, forward: &Forward) {
+        for (key, _) in prefixes(forward) {
+            self.forwards.remove(&key);
+        }
+    }
+
     fn role(&mut self, address: Ipv4Addr) -> &mut AddressEntry {
         let address = address.into();
         let new = AddressEntry::new(address);
         self.addresses.entry(address).or_insert(new)
+    }
+
+    /// Begins the session that the packet was left for, as the programs do between two runs through the path. The second
+    /// must find it.
+    pub fn begin(&self) {
+        let opening = self.pending.take().expect("a session to be begun");
+        let refusal = session::open(&self.store, &opening).err();
+        self.refusal
+            .set(Some(refusal.unwrap_or(Outcome::TableFull)));
+    }
+    /// The packet is through.
+    pub fn begun(&self) {
+        self.refusal.set(None);
     }
 
     pub fn index(&self, port: Port) -> u32 {
@@ -90,12 +153,90 @@ impl World {
     }
 }
 
+/// The prefixes that make up a range of ports.
+fn prefixes(forward: &Forward) -> Vec<((ForwardKey, u32), ForwardEntry)> {
+    let Forward {
+        ports: (first, last),
+        vm_port,
+        ..
+    } = *forward;
+    let entry = ForwardEntry {
+        vm: forward.vm.into(),
+        offset: vm_port.wrapping_sub(first),
+        reserved: 0,
+    };
+    let key = |port| ForwardKey {
+        eip: forward.eip.into(),
+        protocol: Be16::new(forward.protocol.into()),
+        port,
+    };
+    port_prefixes(first, last)
+        .map(|(port, bits)| ((key(port), ForwardKey::FIXED_BITS + bits), entry))
+        .collect()
+}
+
+/// The defaults, with an uplink.
+pub fn settings() -> Settings {
+    Settings {
+        uplink: UPLINK.into(),
+        ..Settings::DEFAULT
+    }
+}
+
 impl Tables for World {
-    fn address(&self, address: Addr) -> Option<AddressEntry> {
-        self.addresses.get(&address).copied()
+    fn address(&self, address: Addr) -> AddressEntry {
+        let entry = self.addresses.get(&address).copied();
+        entry.unwrap_or(AddressEntry::new(address))
     }
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         self.interfaces.get(&ifindex).copied()
+    }
+    fn forward(&self, key: &ForwardKey) -> Option<ForwardEntry> {
+        (ForwardKey::FIXED_BITS..=ForwardKey::BITS)
+            .rev()
+            .find_map(|bits| {
+                let mask = u16::MAX.checked_shl(ForwardKey::BITS - bits).unwrap_or(0);
+                let port = Be16::new(key.port.get() & mask);
+                self.forwards.get(&(ForwardKey { port, ..*key }, bits))
+            })
+            .copied()
+    }
+    fn has_sessions(&self, host: Addr) -> bool {
+        self.store.host(host).all != 0
+    }
+    fn session(&self, segment: &Segment) -> Option<Found> {
+        Found::at(&self.store, session::find(&self.store, segment)?)
+    }
+    fn peek(&self, flow: &Flow) -> Option<Found> {
+        Found::at(&self.store, session::peek(&self.store, flow)?)
+    }
+    fn before(&self, halfway: &Flow) -> Option<Ends> {
+        session::before(&self.store, session::peek(&self.store, halfway)?)
+    }
+    fn open(&self, opening: &Opening) -> Result<Found, Outcome> {
+        if let Some(refusal) = self.refusal.get() {
+            return Err(refusal);
+        }
+        let words = Opening::from_words(opening.words());
+        assert_eq!(words.as_ref(), Some(opening));
+        self.pending.set(words);
+        Err(Outcome::NewSession)
+    }
+    fn mapped(&self, protocol: u8, address: Addr, port: Be16) -> Option<(Addr, Be16)> {
+        session::inside_of(&self.store, protocol, address, port)
+    }
+    fn admits_anybody(&self) -> bool {
+        self.store.settings.flags & Settings::ENDPOINT_INDEPENDENT_FILTERING != 0
+    }
+    fn recall(&self, datagram: &Datagram) -> Option<Ends> {
+        let (ends, seen) = *self.fragments.borrow().get(datagram)?;
+        let age = self.store.now().wrapping_sub(seen);
+        (age <= self.store.settings.fragment).then_some(ends)
+    }
+    fn remember(&self, datagram: &Datagram, ends: &Ends) {
+        let now = self.store.now();
+        let mut fragments = self.fragments.borrow_mut();
+        fragments.insert(*datagram, (*ends, now));
     }
 }
 

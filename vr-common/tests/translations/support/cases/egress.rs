@@ -1,8 +1,8 @@
 //! The second half of the translation, as what the kernel forwards or says itself leaves.
 
 use vr_common::outcome::Outcome::{
-    EipOutViaKernel, Malformed, Martian, NoMapping, NotIpv4, OwnErrorQuote, UnknownInterface,
-    Untranslated,
+    EipOutViaKernel, Malformed, Martian, NotIpv4, OwnErrorQuote, SessionOutViaKernel,
+    UnknownInterface, Untranslated,
 };
 use vr_tests::packet::Packet;
 
@@ -26,6 +26,14 @@ fn forwarded(rows: &mut Rows) {
         udp(VM1, CLIENT).ttl(63),
         EipOutViaKernel,
         udp(EIP1, CLIENT).ttl(63),
+    );
+    rows.egress(
+        "of a host without an EIP, by the kernel",
+        GATEWAY,
+        Some(Port::A),
+        udp(BARE, CLIENT).ttl(63),
+        SessionOutViaKernel,
+        udp(UPLINK, CLIENT).ttl(63),
     );
     rows.egress(
         "of a VM, with options",
@@ -164,14 +172,6 @@ fn left(rows: &mut Rows) {
     );
     same(
         rows,
-        "of a host without an EIP",
-        GATEWAY,
-        a,
-        udp(BARE, CLIENT),
-        NoMapping,
-    );
-    same(
-        rows,
         "to a group",
         GATEWAY,
         None,
@@ -188,9 +188,6 @@ fn left(rows: &mut Rows) {
     );
     let mut arp = from(GATEWAY, udp(VM1, CLIENT));
     arp[12..14].copy_from_slice(&[8, 6]);
-    let way = Way::Egress {
-        port: Port::Up,
-        from: None,
-    };
+    let way = Way::egress(Port::Up, None);
     rows.row("arp", way, arp.clone(), End::Kernel(NotIpv4), arp);
 }

@@ -2,14 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use vr_common::outcome::Outcome::{EipIn, EipOut, IcmpError, NoMapping, Routed};
+use vr_common::outcome::Outcome::{EipIn, EipOut, IcmpError, Routed, Untranslatable};
 use vr_tests::packet::{Packet, flags};
 
-use super::{Rows, answer, at, sixth_byte, to, udp};
+use super::{Rows, answer, at, sixth_byte, udp};
 use crate::support::place::*;
 
 /// The first `length` bytes of a packet, as a router quotes it.
-fn cut(packet: &Packet, length: usize) -> Vec<u8> {
+pub fn cut(packet: &Packet, length: usize) -> Vec<u8> {
     let mut bytes = packet.build();
     bytes.truncate(length);
     bytes
@@ -213,13 +213,12 @@ fn from_inside(rows: &mut Rows) {
         GATEWAY,
         error(EIP1, &udp(CLIENT, BARE)).ttl(63),
     );
-    let nobodys = to(Port::A, error(MIDDLE, &udp(CLIENT, BARE)));
-    rows.left(
+    rows.refused(
         "an error of nobody about nobody",
         Port::A,
-        &nobodys,
+        error(MIDDLE, &udp(CLIENT, BARE)),
         IcmpError,
-        NoMapping,
+        Untranslatable,
     );
     let between = |ttl| Packet::icmp_error(VM1, VM_B, 3, 3, &udp(VM_B, VM1).build()).ttl(ttl);
     rows.only_tc(

@@ -1,4 +1,4 @@
-//! What is forwarded without any trouble: rules 1, 2, 4 and 8.
+//! What is forwarded without any trouble and without a session: rules 1, 2, 4 and 8.
 
 use vr_common::outcome::Outcome::{EipIn, EipOut, Fragment, NoRedirect, Routed};
 use vr_tests::packet::{Packet, flags};
@@ -43,14 +43,6 @@ pub fn rows(rows: &mut Rows) {
         EipIn,
         TO_VM1,
         udp(NEAR, VM1).ttl(63),
-    );
-    rows.both(
-        "outside to the second EIP of a VM",
-        Port::Up,
-        udp(CLIENT, EIP1B),
-        EipIn,
-        TO_VM1,
-        udp(CLIENT, VM1).ttl(63),
     );
     rows.both(
         "outside to an EIP whose VM is behind a router",
@@ -115,14 +107,6 @@ pub fn rows(rows: &mut Rows) {
         Routed,
         TO_VM2,
         udp(VM1, VM2).ttl(63),
-    );
-    rows.both(
-        "outside to a private address is plain routing",
-        Port::Up,
-        udp(CLIENT, VM1),
-        Routed,
-        TO_VM1,
-        udp(CLIENT, VM1).ttl(63),
     );
     rows.both(
         "outside to outside is plain routing, whoever sends",
@@ -265,7 +249,7 @@ fn fragments(rows: &mut Rows) {
 }
 
 /// A packet that is built already: its header is read again, so that it can be put into a frame.
-fn raw(packet: &[u8]) -> Packet {
+pub fn raw(packet: &[u8]) -> Packet {
     let view = vr_tests::view::View::of_ip(packet).expect("a right packet");
     let mut again = Packet::ip(view.source, view.destination, view.protocol)
         .id(view.id)

@@ -1,8 +1,8 @@
 //! What is left to the kernel, untouched or with its destination translated.
 
 use vr_common::outcome::Outcome::{
-    Malformed, Martian, NoMapping, NoNeighbour, NotForUs, NotForwarded, NotIpv4, Options, TooBig,
-    TtlExpired, UnknownInterface, UnmanagedEgress, Vlan,
+    Malformed, Martian, NoNeighbour, NotForUs, NotForwarded, NotIpv4, Options, TooBig, TtlExpired,
+    UnknownInterface, UnmanagedEgress, Vlan,
 };
 use vr_tests::{
     link::Mac,
@@ -149,13 +149,6 @@ fn packets(rows: &mut Rows) {
             VM_B,
             [192, 168, 101, 255].into(),
             NotForwarded,
-        ),
-        (
-            "from inside, and the source has no EIP",
-            Port::A,
-            BARE,
-            CLIENT,
-            NoMapping,
         ),
         (
             "leaves by a port that is in no table",

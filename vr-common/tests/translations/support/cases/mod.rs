@@ -1,4 +1,5 @@
-//! The table: a description, how the packet comes, the packet; what becomes of it, and the packet then.
+//! The table: a description, how the packet comes, the packet; what becomes of it, and the packet then. Some have packets that
+//! came before, to a router that had no sessions.
 //!
 //! Both packets are built from scratch with their checksums computed in full, so that a row says what is right and
 //! not what the code under test does.
@@ -6,7 +7,10 @@
 mod egress;
 mod errors;
 mod forward;
+mod halves;
 mod left;
+mod session_errors;
+mod sessions;
 mod transports;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -27,6 +31,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
+    /// What came before.
+    pub before: Vec<(Way, Vec<u8>)>,
     pub way: Way,
     pub input: Vec<u8>,
     pub end: End,
@@ -41,20 +47,24 @@ pub fn all() -> Vec<Case> {
     transports::rows(&mut rows);
     left::rows(&mut rows);
     egress::rows(&mut rows);
+    sessions::rows(&mut rows);
+    session_errors::rows(&mut rows);
+    halves::rows(&mut rows);
     rows.0
 }
 
 /// Whoever sends to the router.
 const SENDER: Mac = Mac([2, 0, 0, 2, 0, 1]);
 
-/// The rows as they are written down.
+/// The rows as they are written down, and what came before the next ones.
 #[derive(Default)]
-struct Rows(Vec<Case>);
+struct Rows(Vec<Case>, Vec<(Way, Vec<u8>)>);
 
 impl Rows {
     fn row(&mut self, name: &str, way: Way, input: Vec<u8>, end: End, output: Vec<u8>) {
         self.0.push(Case {
             name: format!("{name} [{}]", way.hook().name()),
+            before: self.1.clone(),
             way,
             input,
             end,
@@ -108,6 +118,36 @@ impl Rows {
         );
     }
 
+    /// XDP leaves it, and TC begins a session by it and finishes it. The rows that are written by `then` come after it.
+    #[expect(clippy::too_many_arguments, reason = "the columns of the table")]
+    fn begins(
+        &mut self,
+        name: &str,
+        port: Port,
+        input: Packet,
+        outcome: Outcome,
+        hop: Hop,
+        output: Packet,
+        then: impl FnOnce(&mut Self),
+    ) {
+        let frame = to(port, input.clone());
+        self.only_tc(name, port, input, Outcome::NewSession, outcome, hop, output);
+        self.1.push((Way::ingress(port), frame));
+        then(self);
+        self.1.pop();
+    }
+
+    /// TC drops it, and XDP leaves that to it.
+    fn refused(&mut self, name: &str, port: Port, input: Packet, xdp: Outcome, tc: Outcome) {
+        let input = to(port, input);
+        for (way, end) in [
+            (Way::Xdp(port), End::Kernel(xdp)),
+            (Way::ingress(port), End::Dropped(tc)),
+        ] {
+            self.row(name, way, input.clone(), end, input.clone());
+        }
+    }
+
     /// XDP leaves it, TC translates its destination, and the kernel does the rest.
     fn via_kernel(&mut self, name: &str, port: Port, input: Packet, xdp: Outcome, output: Packet) {
         let (input, output) = (to(port, input), to(port, output));
@@ -150,10 +190,7 @@ impl Rows {
         outcome: Outcome,
         output: Packet,
     ) {
-        let way = Way::Egress {
-            port: hop.port,
-            from: source,
-        };
+        let way = Way::egress(hop.port, source);
         self.row(
             name,
             way,
