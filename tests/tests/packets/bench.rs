@@ -1,41 +1,53 @@
 //! The programs, loaded in a namespace that is made like the world of the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use vr_common::outcome::{Hook, Outcome};
-use vr_common::session::record::Settings;
+use vr_common::session::record::Host;
 use vr_tests::{link::Via, netns::Netns, packet::describe};
 use vr_userspace::ebpf::{Generation, Programs};
 use vr_userspace::picture::Picture;
 
 use crate::support::{
-    place::{EIPS, GATEWAY, HOPS, MIDDLE, Port},
+    place::{EIPS, FORWARDS, GATEWAY, HOPS, MIDDLE, Port, UPLINK},
     run::{End, Way},
-    world::World,
+    world::{World, settings},
 };
 
 /// Actions, as linux/bpf.h and linux/pkt_cls.h number them.
 const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 const TC_ACT_UNSPEC: u32 = -1i32 as u32;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 
+/// Where a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Went {
+    /// Out, by some port.
+    Out,
+    /// On to the kernel.
+    On,
+    /// Nowhere.
+    Nowhere,
+}
+
 /// What a program did to a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
     /// Its action, as a class: a redirect does not say where to.
-    pub left: bool,
+    pub went: Went,
     pub outcome: Outcome,
     pub frame: Vec<u8>,
 }
 
 /// The namespace and what is loaded there.
 pub struct Bench {
-    pub world: World,
+    /// Of the ports, in the order of [`Port::ALL`].
+    indices: [u32; 5],
     router: Netns,
     pub far: Netns,
     pub generation: Generation,
@@ -53,8 +65,10 @@ impl Bench {
             router.set_up(name)?;
             far.set_up(name)?;
         }
-        for (eip, _) in EIPS {
-            router.add_address(Port::Up.name(), &format!("{eip}/32"))?;
+        let outside = EIPS.map(|(eip, _)| eip).into_iter();
+        let forwarded: BTreeSet<_> = FORWARDS.iter().map(|forward| forward.eip).collect();
+        for address in outside.chain(forwarded).filter(|address| *address != UPLINK) {
+            router.add_address(Port::Up.name(), &format!("{address}/32"))?;
         }
         for hop in HOPS {
             router.neighbour(hop.port.name(), hop.address, hop.mac)?;
@@ -68,7 +82,8 @@ impl Bench {
         }
         let world = World::new(indices);
         let picture = Picture {
-            settings: Some(Settings::DEFAULT),
+            settings: Some(settings()),
+            forwards: world.forwards.clone(),
             sessions: 1024,
             entries: world.addresses.clone(),
             interfaces: world.interfaces.clone(),
@@ -76,12 +91,17 @@ impl Bench {
         };
         let (generation, programs) = Generation::make(&[], &picture, &picture.interfaces)?;
         Ok(Self {
-            world,
+            indices,
             router,
             far,
             generation,
             programs,
         })
+    }
+
+    /// The same world on the host, in which nothing has happened yet.
+    pub fn world(&self) -> World {
+        World::new(self.indices)
     }
 
     /// The same with the programs that report every packet.
@@ -111,31 +131,43 @@ impl Bench {
             return Ok(None);
         };
         let outcome = self.counted(&before, way.hook(), frame.len())?;
-        let left = match (way, action) {
-            (Way::Xdp(_), XDP_TX | XDP_REDIRECT) => true,
-            (Way::Xdp(_), XDP_PASS) => false,
-            (Way::Ingress { .. }, TC_ACT_REDIRECT) => true,
-            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_UNSPEC) => false,
-            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_SHOT) => {
-                bail!("the packet was dropped")
+        let went = match (way, action) {
+            (Way::Xdp(_), XDP_REDIRECT) | (Way::Ingress { .. }, TC_ACT_REDIRECT) => Went::Out,
+            (Way::Xdp(_), XDP_PASS) | (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_UNSPEC) => {
+                Went::On
             }
+            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_SHOT) => Went::Nowhere,
             _ => bail!("{} ended with action {action}", way.hook().name()),
         };
-        // The way back by the port that it came by is another action of XDP.
-        if let Way::Xdp(port) = way
-            && left
-        {
-            ensure!(
-                (action == XDP_TX) == (after.get(6..12) == Some(&port.mac().0)),
-                "action {action} for {}",
-                describe(&after)
-            );
-        }
         Ok(Some(Ran {
-            left,
+            went,
             outcome,
             frame: after,
         }))
+    }
+
+    /// Ends all sessions, mappings and memories of fragments.
+    ///
+    /// # Errors
+    /// If a map cannot be written.
+    pub fn forget(&self) -> Result<()> {
+        fn empty<const K: usize, const V: usize>(bench: &Bench, name: &str) -> Result<()> {
+            let mut table = bench.generation.table::<K, V>(name)?;
+            let keys: Vec<[u8; K]> = table.read()?.into_keys().collect();
+            keys.iter().try_for_each(|key| table.remove_if_there(key))
+        }
+        empty::<16, 8>(self, "INDEX")?;
+        empty::<8, 24>(self, "MAPPINGS")?;
+        let mut fragments: HashMap<MapData, [u8; 12], [u8; 28]> =
+            Map::LruHashMap(self.generation.map("FRAGMENTS")?).try_into()?;
+        let keys: Vec<[u8; 12]> = fragments.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| fragments.remove(key))?;
+        let mut hosts: Array<MapData, [u8; 16]> =
+            Map::Array(self.generation.map("HOSTS")?).try_into()?;
+        for address in self.world().addresses.keys() {
+            hosts.set(Host::slot(*address), [0; 16], 0)?;
+        }
+        Ok(())
     }
 
     /// Runs a packet of which only the first `linear` bytes are in the first buffer, and says whether it left and what it
@@ -153,7 +185,7 @@ impl Bench {
         Ok(ran.map(|(action, after)| {
             let left = match way {
                 Way::Xdp(_) => action != XDP_PASS,
-                _ => action != TC_ACT_UNSPEC,
+                _ => action == TC_ACT_REDIRECT,
             };
             (left, after)
         }))
@@ -195,7 +227,7 @@ impl Bench {
 
     /// `struct xdp_md` or `struct __sk_buff` of linux/bpf.h.
     fn context(&self, way: Way, frame: &[u8], linear: Option<u32>) -> Vec<u8> {
-        let index = self.world.index(way.port());
+        let index = self.indices[way.port() as usize];
         let mut words;
         match way {
             Way::Xdp(_) => {
@@ -210,7 +242,7 @@ impl Bench {
             }
             Way::Egress { from, .. } => {
                 words = vec![0; 48];
-                words[9] = from.map_or(0, |from| self.world.index(from));
+                words[9] = from.map_or(0, |from| self.indices[from as usize]);
                 words[10] = index;
                 words[20] = linear.unwrap_or_default();
             }
@@ -252,5 +284,15 @@ impl Bench {
 
 /// Whether the host and the kernel say the same.
 pub fn agrees(end: End, frame: &[u8], ran: &Ran) -> bool {
-    matches!(end, End::Out(..)) == ran.left && end.outcome() == ran.outcome && frame == ran.frame
+    let went = match end {
+        End::Out(..) => Went::Out,
+        End::Kernel(_) | End::Halfway(_) => Went::On,
+        End::Dropped(_) => Went::Nowhere,
+    };
+    // Instead of giving such a fragment up the program keeps it, which the core knows nothing of.
+    let outcome = match ran.outcome {
+        Outcome::FragmentHeld => Outcome::FragmentUnknown,
+        outcome => outcome,
+    };
+    went == ran.went && end.outcome() == outcome && (went == Went::Nowhere || frame == ran.frame)
 }

@@ -85,7 +85,10 @@ fn what_tc_forwards_arrives_and_is_not_translated_again() -> Result<()> {
         let Way::Ingress { gso_size: 0, .. } = case.way else {
             continue;
         };
-        if let End::Out(out, _) = case.end {
+        if let End::Out(out, _) = case.end
+            && case.before.is_empty()
+        {
+            bench.forget()?;
             send(&bench, &captures, &case, out, &case.output)?;
             sent += 1;
         }
@@ -122,7 +125,7 @@ fn a_priority_tag_goes_by_the_kernel_and_is_translated_all_the_same() -> Result<
         };
         // What the untagged frame becomes says where the kernel sends the tagged one, but it is the kernel that does.
         let mut whole = case.input.clone();
-        let End::Out(out, _) = on_host(&bench.world, Way::ingress(port), &mut whole) else {
+        let End::Out(out, _) = on_host(&bench.world(), Way::ingress(port), &mut whole) else {
             continue;
         };
         let [to, from] = [0, 6].map(|at| [0, 1, 2, 3, 4, 5].map(|byte| whole[at + byte]));
@@ -135,8 +138,9 @@ fn a_priority_tag_goes_by_the_kernel_and_is_translated_all_the_same() -> Result<
         let egress = Way::Egress {
             port: out,
             from: Some(port),
+            halfway: false,
         };
-        on_host(&bench.world, egress, &mut expected);
+        on_host(&bench.world(), egress, &mut expected);
         ensure!(expected == whole, "{}", describe(&expected));
         send(&bench, &captures, &case, out, &expected)?;
         sent += 1;

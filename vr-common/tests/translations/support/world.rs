@@ -228,6 +228,9 @@ impl Tables for World {
     fn admits_anybody(&self) -> bool {
         self.store.settings.flags & Settings::ENDPOINT_INDEPENDENT_FILTERING != 0
     }
+    fn mss(&self) -> u16 {
+        0
+    }
     fn recall(&self, datagram: &Datagram) -> Option<Ends> {
         let (ends, seen) = *self.fragments.borrow().get(datagram)?;
         let age = self.store.now().wrapping_sub(seen);
