@@ -233,7 +233,8 @@ fn allocate<S: Store + ?Sized>(
     Obtained::NONE
 }
 
-/// Takes a free port of a block, the first of `start`'s parity from there on, or else of the other; 0 if there is none.
+/// Takes a free port of a block, the first of `start`'s parity from there on, or else of the other; 0 if there is none. (So 0
+/// itself is not taken, which an ICMP identifier could be.)
 #[inline(always)]
 fn take_one_of<S: Store + ?Sized>(
     store: &S,
@@ -252,13 +253,13 @@ fn take_one_of<S: Store + ?Sized>(
     for step in 0..BLOCKS {
         let low = (start + 2 * step + (step >> 7)) & 0xff;
         endpoint.port = Be16::new((block << 8 | low) as u16);
-        if store.map(&endpoint, mapping) {
+        if endpoint.port != Be16::new(0) && store.map(&endpoint, mapping) {
             return endpoint.port;
         }
     }
     // All taken; but one may be over.
     let port = Be16::new((block << 8 | start & 0xff) as u16);
-    if take(store, inside, outside, mapping, port) {
+    if port != Be16::new(0) && take(store, inside, outside, mapping, port) {
         port
     } else {
         Be16::new(0)
