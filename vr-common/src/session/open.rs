@@ -96,8 +96,12 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
     } else {
         flow.ends.source
     };
-    admit(store, settings, host, opening.sort)?;
+    // Before it is asked what the host has: of that, something may have ended.
     let slot = store.acquire().ok_or(Outcome::TableFull)?;
+    if let Err(outcome) = admit(store, settings, host, opening.sort) {
+        store.push(Queue::Free, slot);
+        return Err(outcome);
+    }
     let now = store.now();
     let session = Session {
         serial: store.random() | 1,
