@@ -279,6 +279,10 @@ fn ingress_of_data<P: Packet + ?Sized, R: Router>(
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
+            let plan = match nat::source_unseen(router, ingress, ip, segment, plan, outcome) {
+                Ok(plan) => plan,
+                Err(outcome) => return Verdict::Kernel(outcome),
+            };
             remember(router, ip, &plan);
             let half = plan.halfway(ip, segment);
             let rewrite = half.rewrite(segment);

@@ -67,7 +67,10 @@ impl Bench {
         }
         let outside = EIPS.map(|(eip, _)| eip).into_iter();
         let forwarded: BTreeSet<_> = FORWARDS.iter().map(|forward| forward.eip).collect();
-        for address in outside.chain(forwarded).filter(|address| *address != UPLINK) {
+        for address in outside
+            .chain(forwarded)
+            .filter(|address| *address != UPLINK)
+        {
             router.add_address(Port::Up.name(), &format!("{address}/32"))?;
         }
         for hop in HOPS {

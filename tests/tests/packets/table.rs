@@ -21,7 +21,9 @@ pub fn every_row(bench: &Bench) -> Result<(usize, Vec<String>)> {
         }
         bench.forget()?;
         for (way, frame) in &case.before {
-            bench.run(*way, frame).with_context(|| format!("before {}", case.name))?;
+            bench
+                .run(*way, frame)
+                .with_context(|| format!("before {}", case.name))?;
         }
         let Some(result) = bench.run(case.way, &case.input)? else {
             wrong.push(format!("{}: the kernel refuses to try it", case.name));

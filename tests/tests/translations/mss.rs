@@ -9,7 +9,10 @@ use vr_tests::view::View;
 
 use super::{everything, loaded, talks};
 
-each_backend!(a_limit_of_the_mss_holds_for_both_sides, without_a_limit_the_mss_stays);
+each_backend!(
+    a_limit_of_the_mss_holds_for_both_sides,
+    without_a_limit_the_mss_stays
+);
 
 const LIMIT: u16 = 1234;
 

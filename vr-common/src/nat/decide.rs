@@ -400,6 +400,34 @@ pub fn source<T: Tables + ?Sized>(
     Ok(Plan::by(&found))
 }
 
+/// The same where the kernel is to find out how a packet leaves: `why` it is to. What comes from outside to a private address
+/// leaves by a port where nothing more is asked about it, so that its session has to be begun on the way in.
+///
+/// # Errors
+/// [`Outcome::NewSession`].
+#[inline(always)]
+pub fn source_unseen<T: Tables + ?Sized>(
+    tables: &T,
+    ingress: &Interface,
+    ip: &Ipv4,
+    segment: Option<&Segment>,
+    plan: Plan,
+    why: Outcome,
+) -> Result<Plan, Outcome> {
+    let leaves = !matches!(
+        why,
+        Outcome::NotForwarded | Outcome::UnmanagedEgress | Outcome::TtlExpired
+    );
+    if plan.settled || !leaves || !ingress.has(Interface::UPLINK) {
+        return Ok(plan);
+    }
+    let entry = tables.address(ip.destination);
+    if !entry.vm.is_none() || entry.flags != 0 {
+        return Ok(plan);
+    }
+    plain(tables, segment, plan)
+}
+
 /// From outside to a private address: routed. A session sees to it that the answers are not translated either; where
 /// there is no room for one, the packet goes all the same.
 #[inline(always)]

@@ -241,7 +241,8 @@ fn allocate<S: Store + ?Sized>(
     Obtained::NONE
 }
 
-/// Takes a free port of the block of `start`, the first of its parity from there on, or else of the other; 0 if there is none.
+/// Takes a free port of the block of `start`, the first of its parity from there on, or else of the other; 0 if there is none. (So
+/// 0 itself is not taken, which an ICMP identifier could be.)
 #[inline(always)]
 pub fn take_one_of<S: Store + ?Sized>(
     store: &S,
@@ -261,13 +262,13 @@ pub fn take_one_of<S: Store + ?Sized>(
     for step in 0..BLOCKS {
         let low = (start + 2 * step + (step >> 7)) & 0xff;
         endpoint.port = Be16::new((start & 0xff00 | low) as u16);
-        if store.map(&endpoint, &mapping) {
+        if endpoint.port != Be16::new(0) && store.map(&endpoint, &mapping) {
             return endpoint.port;
         }
     }
     // All taken; but one may be over.
     let port = Be16::new(start as u16);
-    if take(store, inside, outside, &mapping, port) {
+    if port != Be16::new(0) && take(store, inside, outside, &mapping, port) {
         port
     } else {
         Be16::new(0)

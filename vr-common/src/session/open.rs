@@ -96,8 +96,12 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
     } else {
         flow.ends.source
     };
-    admit(store, settings, host, opening.sort)?;
+    // Before it is asked what the host has: of that, something may have ended.
     let slot = store.acquire().ok_or(Outcome::TableFull)?;
+    if let Err(outcome) = admit(store, settings, host, opening.sort) {
+        store.push(Queue::Free, slot);
+        return Err(outcome);
+    }
     let now = store.now();
     let session = Session {
         serial: store.random() | 1,
@@ -120,7 +124,10 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
         store.clear(slot);
         store.push(Queue::Free, slot);
         // Another CPU may have begun this very session, with the packet before or after this one.
-        return store.place(&flow).ok_or(Outcome::NoPort);
+        return store
+            .place(&flow)
+            .filter(|place| !is_dead_at(store, settings, *place))
+            .ok_or(Outcome::NoPort);
     }
     store.count_host(host, begun);
     store.push(Queue::Young, slot);

@@ -1,9 +1,11 @@
 //! Slots come back: from sessions that have ended, and from half-open ones where a place is needed.
 //!
 //! There is no daemon, and no list that is swept by the clock. A session that has ended is a miss when it is looked at, and its
-//! slot is found when one is needed. Three queues keep that cheap: free slots; young ones, in the order of their
+//! slot is found when others begin: a few are looked at for each, and more where a slot is needed. Three queues keep that cheap: free slots; young ones, in the order of their
 //! beginning, where a flood goes round by itself; and old ones, whose sessions have shown that both sides are real,
 //! which nothing but their own silence ends, or both sides' word (a FIN each; a RST is one side's, and may be forged).
+
+use core::ops::Range;
 
 use super::{
     flow::Flow,
@@ -12,47 +14,74 @@ use super::{
     track,
 };
 
-/// Young slots that are looked at for one new session. Those that have become old since go to their queue.
-const YOUNG_LOOKS: u32 = 16;
-/// Old slots that are looked at.
-const OLD_LOOKS: u32 = 32;
+/// Looks at slots for one new session.
+const LOOKS: u32 = 48;
+/// These of them are at young slots: those that have become old since go to their queue, and the first other is taken. Some old
+/// ones are looked at before that, or else those that have ended would wait there for as long as a flood lasts.
+const YOUNG_LOOKS: Range<u32> = 4..20;
+/// While there are free slots, only these looks are made.
+const CALM_LOOKS: Range<u32> = 2..6;
 
 /// A slot for a new session, now the caller's; `None` if all hold assured ones, as far as was looked.
+///
+/// While there are free slots, a few others are looked at all the same, and the first that has ended becomes free: its host
+/// still counts it, and the index and the mappings still have what it had.
 ///
 /// The loop only looks, and what is found is ended behind it: the verifier goes through a loop's body once for every turn.
 #[inline(always)]
 pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
-    if let Some(slot) = store.pop(Queue::Free) {
-        return Some(slot);
+    let settings = store.settings()?;
+    let free = store.pop(Queue::Free);
+    let found = look(store, settings, free.is_some());
+    if let Some(slot) = found {
+        reclaim(store, slot);
+        if free.is_some() {
+            store.push(Queue::Free, slot);
+        }
     }
-    let slot = look(store, store.settings()?)?;
-    reclaim(store, slot);
-    Some(slot)
+    free.or(found)
 }
 
-/// Takes out of the queues a slot whose session may be ended.
+/// Takes out of the queues a slot whose session may be ended: of those that live, none while all is calm.
 #[inline(always)]
-fn look<S: Store + ?Sized>(store: &S, settings: &Settings) -> Option<u32> {
-    for look in 0..YOUNG_LOOKS + OLD_LOOKS {
-        let is_young = look < YOUNG_LOOKS;
+fn look<S: Store + ?Sized>(store: &S, settings: &Settings, is_calm: bool) -> Option<u32> {
+    for look in 0..LOOKS {
+        if is_calm && !CALM_LOOKS.contains(&look) {
+            continue;
+        }
+        let is_young = YOUNG_LOOKS.contains(&look);
         let slot = store.pop(if is_young { Queue::Young } else { Queue::Old });
         if let Some(slot) = slot {
-            if !stays(store, settings, slot, is_young) {
-                return Some(slot);
+            match stays(store, settings, slot, is_young, is_calm) {
+                Some(queue) => store.push(queue, slot),
+                None => return Some(slot),
             }
-            store.push(Queue::Old, slot);
         }
     }
     None
 }
 
+/// The queue that a slot goes on in; `None` if its session may be ended.
 #[inline(always)]
-fn stays<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, is_young: bool) -> bool {
-    store.slot(slot).is_some_and(|session| {
-        session.serial != 0
-            && (!is_young || session.is_assured())
-            && !track::is_finished(&session.shown)
-            && !is_dead(store, settings, slot, &session)
+fn stays<S: Store + ?Sized>(
+    store: &S,
+    settings: &Settings,
+    slot: u32,
+    is_young: bool,
+    is_calm: bool,
+) -> Option<Queue> {
+    let session = store.slot(slot)?;
+    if session.serial == 0 || is_dead(store, settings, slot, &session) {
+        return None;
+    }
+    let is_half_open = is_young && !session.is_assured();
+    if !is_calm && (is_half_open || track::is_finished(&session.shown)) {
+        return None;
+    }
+    Some(if is_half_open {
+        Queue::Young
+    } else {
+        Queue::Old
     })
 }
 

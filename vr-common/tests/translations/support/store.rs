@@ -61,6 +61,11 @@ impl Store {
         let all = (0..).zip(sessions.iter().copied());
         all.filter(|(_, session)| session.serial != 0).collect()
     }
+    /// What every slot holds, by its serial; 0 for nothing.
+    pub fn serials(&self) -> Vec<u32> {
+        let sessions = self.sessions.borrow();
+        sessions.iter().map(|session| session.serial).collect()
+    }
     /// The numbers in a queue, the oldest first.
     pub fn queue(&self, queue: Queue) -> Vec<u32> {
         self.queues[queue as usize]

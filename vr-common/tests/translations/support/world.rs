@@ -109,6 +109,32 @@ impl World {
         }
     }
 
+    /// Maps an EIP to nobody any more.
+    pub fn remove_eip(&mut self, eip: Ipv4Addr) {
+        let entry = self.role(eip);
+        let vm = std::mem::replace(&mut entry.vm, Addr::NONE);
+        entry.flags &= !AddressEntry::SECOND;
+        if entry.flags == 0 {
+            self.local.remove(&eip);
+        }
+        let entry = self.role(Ipv4Addr::from(vm));
+        if entry.eip == eip.into() {
+            entry.eip = Addr::NONE;
+        }
+    }
+
+    /// Has hosts inside go out by these addresses.
+    pub fn set_pool(&mut self, pool: &[Ipv4Addr]) {
+        self.store.settings.pool_len = pool.len() as u32;
+        for (place, address) in self.store.settings.pool.iter_mut().zip(pool) {
+            *place = (*address).into();
+        }
+        for address in pool {
+            self.local.insert(*address);
+            self.role(*address).flags |= AddressEntry::MASQUERADE;
+        }
+    }
+
     /// Forwards ports.
     pub fn add_forward(&mut self, forward: &Forward) {
         self.local.insert(forward.eip);

@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 
 use vr_common::outcome::Outcome::{
-    FragmentUnknown, NoNeighbour, Options, OwnErrorQuote, RedirectSuppressed, SessionInViaKernel,
-    SessionOutViaKernel, TtlExpired, Untranslatable, Untranslated,
+    FragmentUnknown, NoNeighbour, Options, OwnErrorQuote, RedirectSuppressed, Routed,
+    SessionInViaKernel, SessionOutViaKernel, TtlExpired, Untranslatable, Untranslated,
 };
 use vr_tests::packet::{Packet, flags, fragments};
 
@@ -25,6 +25,7 @@ const TO_SILENT: Hop = Hop {
 
 pub fn rows(rows: &mut Rows) {
     masquerade(rows);
+    plain(rows);
     forwards(rows);
     hairpin(rows);
     hairpin_back(rows);
@@ -161,6 +162,28 @@ fn masquerade(rows: &mut Rows) {
             frame,
         );
     }
+}
+
+/// Its answer must not be translated, whoever sends the first packet.
+fn plain(rows: &mut Rows) {
+    let input = to(Port::Up, udp(CLIENT, SILENT));
+    rows.row(
+        "outside to the private address of a VM whose MAC nobody knows",
+        Way::ingress(Port::Up),
+        input.clone(),
+        End::Kernel(NoNeighbour),
+        input.clone(),
+    );
+    rows.1.push((Way::ingress(Port::Up), input));
+    rows.both(
+        "the answer from the private address of a VM whose MAC nobody knew",
+        Port::A,
+        answer(SILENT, CLIENT),
+        Routed,
+        GATEWAY,
+        answer(SILENT, CLIENT).ttl(63),
+    );
+    rows.1.clear();
 }
 
 fn forwards(rows: &mut Rows) {
