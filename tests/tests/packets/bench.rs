@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, Queue};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use vr_common::outcome::{Hook, Outcome};
-use vr_common::session::record::Host;
+use vr_common::session::record::{Host, Session};
 use vr_tests::{link::Via, netns::Netns, packet::describe};
 use vr_userspace::ebpf::{Generation, Programs};
 use vr_userspace::picture::Picture;
@@ -165,10 +165,25 @@ impl Bench {
             Map::LruHashMap(self.generation.map("FRAGMENTS")?).try_into()?;
         let keys: Vec<[u8; 12]> = fragments.keys().collect::<Result<_, _>>()?;
         keys.iter().try_for_each(|key| fragments.remove(key))?;
+        let mut slots: Array<MapData, [u8; 64]> =
+            Map::Array(self.generation.map("SESSIONS")?).try_into()?;
+        let queue = |name: &str| -> Result<Queue<MapData, u32>> {
+            Ok(Map::Queue(self.generation.map(name)?).try_into()?)
+        };
+        let mut free = queue("FREE")?;
+        let mut ended = BTreeSet::new();
+        for name in ["YOUNG", "OLD"] {
+            let mut held = queue(name)?;
+            while let Ok(slot) = held.pop(0) {
+                ended.insert(Session::from_bytes(&slots.get(&slot, 0)?).inside_host());
+                slots.set(slot, [0; 64], 0)?;
+                free.push(slot, 0)?;
+            }
+        }
         let mut hosts: Array<MapData, [u8; 16]> =
             Map::Array(self.generation.map("HOSTS")?).try_into()?;
-        for address in self.world().addresses.keys() {
-            hosts.set(Host::slot(*address), [0; 16], 0)?;
+        for host in ended {
+            hosts.set(Host::slot(host), [0; 16], 0)?;
         }
         Ok(())
     }
