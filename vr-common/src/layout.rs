@@ -309,7 +309,7 @@ mod tests {
         #[test]
         fn prefixes_make_up_a_range_exactly(a: u16, b: u16) {
             let (first, last) = (a.min(b), a.max(b));
-            let prefixes: std::vec::Vec<_> = port_prefixes(first, last).collect();
+            let prefixes: Vec<_> = port_prefixes(first, last).collect();
             proptest::prop_assert!(prefixes.len() <= 30);
             let mut next = u32::from(first);
             for (port, bits) in prefixes {
