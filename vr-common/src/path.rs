@@ -758,3 +758,39 @@ fn checksum_may_be_unfinished<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> bool
         .word(Be16::new((ip.total_len - ip.header_len) as u16).wire());
     packet.u16(at) == Some(pseudo.folded())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        proptest::sample::select(Outcome::ALL)
+    }
+
+    proptest! {
+        #[test]
+        fn verdicts_come_back_from_their_words(outcome in outcome(), ifindex: u32) {
+            for verdict in [
+                Verdict::Redirect(ifindex, outcome),
+                Verdict::Kernel(outcome),
+                Verdict::Halfway(outcome),
+                Verdict::Drop(outcome),
+            ] {
+                prop_assert_eq!(Verdict::from_word(verdict.word()), verdict);
+                prop_assert_ne!(verdict.word(), Verdict::NO_WORD);
+                let begins = verdict == Verdict::Kernel(Outcome::NewSession);
+                prop_assert_eq!(verdict.word() == Verdict::BEGINS, begins);
+            }
+        }
+
+        #[test]
+        fn plans_come_back_from_their_words(
+            outcome in outcome(), ends: [u32; 3], settled: bool, by_session: bool,
+        ) {
+            let [a, b, c] = ends;
+            let plan = Plan { ends: Ends::of_words(a, b, c), settled, by_session, outcome };
+            prop_assert_eq!(Plan::from_words(plan.words()), plan);
+        }
+    }
+}

@@ -81,3 +81,139 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        find::Segment,
+        flow::{Ends, Flow},
+        open::Opening,
+        record::{Direction, Place, Settings, Sort},
+        *,
+    };
+    use crate::wire::{
+        Addr, Be16,
+        transport::{ICMP, TCP, UDP},
+    };
+    use proptest::prelude::*;
+
+    const SORTS: [Sort; 8] = [
+        Sort::Masquerade,
+        Sort::Forward,
+        Sort::SecondEip,
+        Sort::Plain,
+        Sort::Hairpin,
+        Sort::HairpinForward,
+        Sort::Inbound,
+        Sort::HairpinInbound,
+    ];
+
+    #[test]
+    fn what_a_session_adds_to_its_host_it_takes_away_again() {
+        for sort in SORTS {
+            let half_open = Session {
+                sort: sort as u8,
+                ..Session::EMPTY
+            };
+            let shown = match half_open.outside() {
+                Direction::Forth => [Session::ASSURED, 0],
+                Direction::Back => [0, Session::ASSURED],
+            };
+            let assured = Session { shown, ..half_open };
+            assert!(assured.is_assured() && !half_open.is_assured());
+            let sum = |parts: &[Host]| {
+                parts.iter().fold([0; 3], |[all, counted, half], part| {
+                    [
+                        all + part.all,
+                        counted + part.counted,
+                        half + part.half_open,
+                    ]
+                })
+            };
+            assert_eq!(
+                sum(&[half_open.begun(), half_open.ended()]),
+                [0; 3],
+                "{sort:?}"
+            );
+            let whole = [half_open.begun(), half_open.assured()];
+            assert_eq!(sum(&whole), [1, 1, 0], "{sort:?} counts once it is assured");
+            let begun = i32::from(!sort.is_from_outside());
+            assert_eq!(sum(&[half_open.begun()]), [1, begun, begun], "{sort:?}");
+            let [a, b, c] = sum(&whole);
+            assert_eq!(sum(&[assured.ended()]), [-a, -b, -c], "{sort:?}");
+        }
+    }
+
+    #[test]
+    fn ports_of_the_routers_own_and_low_ones_are_nobodys() {
+        let settings = Settings {
+            own_ports: [0x80, 0x8f],
+            ..Settings::DEFAULT
+        };
+        let ports = [
+            (0, false),
+            (1023, false),
+            (1024, true),
+            (0x7fff, true),
+            (0x8000, false),
+            (0x8fff, false),
+            (0x9000, true),
+            (0xffff, true),
+        ];
+        for (port, pooled) in ports {
+            for protocol in [TCP, UDP] {
+                assert_eq!(
+                    settings.is_pooled(protocol, Be16::new(port)),
+                    pooled,
+                    "{port}"
+                );
+            }
+            assert!(
+                settings.is_pooled(ICMP, Be16::new(port)),
+                "identifier {port}"
+            );
+        }
+    }
+
+    fn ends() -> impl Strategy<Value = Ends> {
+        any::<[u32; 3]>().prop_map(|[a, b, c]| Ends::of_words(a, b, c))
+    }
+
+    fn flow() -> impl Strategy<Value = Flow> {
+        (ends(), any::<[u8; 2]>()).prop_map(|(ends, [protocol, kind])| Flow {
+            ends,
+            protocol,
+            kind,
+            reserved: 0,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn places_and_flows_come_back_from_their_words(
+            flow in flow(), slot in 0..1u32 << 31, serial: u32, back: bool,
+        ) {
+            prop_assert_eq!(Flow::from_words(flow.words()), flow);
+            let [a, b, c] = flow.ends.words();
+            prop_assert_eq!(Ends::of_words(a, b, c), flow.ends);
+            prop_assert_eq!(flow.reversed().reversed(), flow);
+            let direction = if back { Direction::Back } else { Direction::Forth };
+            let place = Place::new(slot, serial, direction);
+            prop_assert_eq!(Place::from_word(place.word()), place);
+            prop_assert_eq!((place.slot(), place.direction()), (slot, direction));
+        }
+
+        #[test]
+        fn openings_come_back_from_their_words(
+            flow in flow(), tcp_flags: u8, sort in 0..SORTS.len(), destination: u32, port: u16,
+        ) {
+            let opening = Opening {
+                segment: Segment { flow, tcp_flags },
+                sort: SORTS[sort],
+                destination: Addr::from_wire(destination),
+                destination_port: Be16::from_wire(port),
+            };
+            prop_assert_eq!(Opening::from_words(opening.words()), Some(opening));
+        }
+    }
+}

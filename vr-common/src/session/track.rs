@@ -134,3 +134,174 @@ pub fn track<S: Store + ?Sized>(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::record::Sort;
+    use Direction::{Back, Forth};
+
+    type Story<'a> = (&'a str, &'a [(Direction, u8)], [bool; 4]);
+
+    const SYN_ACK: u8 = TCP_SYN | TCP_ACK;
+    const FIN_ACK: u8 = TCP_FIN | TCP_ACK;
+
+    fn session(sort: Sort) -> Session {
+        let mut session = Session {
+            shown: [Session::SPOKE, 0],
+            sort: sort as u8,
+            ..Session::EMPTY
+        };
+        session.flow.protocol = TCP;
+        session
+    }
+
+    /// The session after packets, of which the first has begun it.
+    fn after(sort: Sort, packets: &[(Direction, u8)]) -> Session {
+        let mut session = session(sort);
+        for (direction, flags) in packets {
+            session.shown = shown_after(&session, *direction, *flags);
+        }
+        session
+    }
+
+    #[test]
+    fn a_connection_is_told_by_its_packets() {
+        let handshake = [(Forth, TCP_SYN), (Back, SYN_ACK), (Forth, TCP_ACK)];
+        let both_fins = [(Forth, FIN_ACK), (Back, FIN_ACK)];
+        // Whether it is established, closing, and assured if it was begun from inside, or from outside.
+        let stories: [Story<'_>; 14] = [
+            ("a SYN", &handshake[..1], [false, false, false, false]),
+            ("its answer", &handshake[..2], [false, false, true, false]),
+            ("a handshake", &handshake, [true, false, true, true]),
+            (
+                "a refusal",
+                &[(Forth, TCP_SYN), (Back, TCP_RST)],
+                [false, true, false, false],
+            ),
+            (
+                "a SYN twice",
+                &[(Forth, TCP_SYN), (Forth, TCP_SYN)],
+                [false; 4],
+            ),
+            (
+                "one FIN",
+                &[&handshake[..], &both_fins[..1]].concat(),
+                [true, false, true, true],
+            ),
+            (
+                "both FINs",
+                &[&handshake[..], &both_fins].concat(),
+                [false, true, true, true],
+            ),
+            (
+                "the last ACK",
+                &[&handshake[..], &both_fins, &[(Forth, TCP_ACK)]].concat(),
+                [false, true, true, true],
+            ),
+            (
+                "a reset",
+                &[&handshake[..], &[(Back, TCP_RST)]].concat(),
+                [false, true, true, true],
+            ),
+            (
+                "a forged reset: the other side goes on",
+                &[&handshake[..], &[(Back, TCP_RST), (Forth, TCP_ACK)]].concat(),
+                [true, false, true, true],
+            ),
+            (
+                "a forged reset: the same side goes on",
+                &[&handshake[..], &[(Back, TCP_RST), (Back, TCP_ACK)]].concat(),
+                [true, false, true, true],
+            ),
+            (
+                "a reset of what both have ended",
+                &[
+                    &handshake[..],
+                    &both_fins,
+                    &[(Back, TCP_RST), (Forth, TCP_ACK)],
+                ]
+                .concat(),
+                [false, true, true, true],
+            ),
+            (
+                "the same ports again",
+                &[&handshake[..], &both_fins, &handshake[..1]].concat(),
+                [false, false, true, true],
+            ),
+            (
+                "and a whole handshake by them",
+                &[&handshake[..], &both_fins, &handshake].concat(),
+                [true, false, true, true],
+            ),
+        ];
+        for (name, packets, [established, closing, by_inside, by_outside]) in stories {
+            for (sort, assured) in [(Sort::Masquerade, by_inside), (Sort::Forward, by_outside)] {
+                let session = after(sort, packets);
+                let shows = (
+                    is_established(&session.shown),
+                    is_closing(&session.shown),
+                    session.is_assured(),
+                );
+                assert_eq!(shows, (established, closing, assured), "{name}, {sort:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_syn_in_an_open_connection_changes_nothing() {
+        let open = [(Forth, TCP_SYN), (Back, SYN_ACK), (Forth, TCP_ACK)];
+        for direction in Direction::ALL {
+            let session = after(Sort::Masquerade, &open);
+            assert!(is_established(&shown_after(&session, direction, TCP_SYN)));
+        }
+    }
+
+    #[test]
+    fn silence_is_measured_by_protocol_and_state() {
+        let settings = Settings::DEFAULT;
+        let open = [(Forth, TCP_SYN), (Back, SYN_ACK), (Forth, TCP_ACK)];
+        let of = |protocol| {
+            let mut session = after(Sort::Masquerade, &open);
+            session.flow.protocol = protocol;
+            timeout(&session, &settings)
+        };
+        assert_eq!(of(TCP), settings.tcp_established);
+        assert_eq!(of(UDP), settings.udp);
+        assert_eq!(of(ICMP), settings.icmp);
+        assert_eq!(of(47), settings.other);
+        let mut session = after(Sort::Masquerade, &open[..2]);
+        assert_eq!(timeout(&session, &settings), settings.tcp_transitory);
+        // Across the moment when the ticks begin again, and as a CPU sees it that is a tick behind.
+        session.last_seen = u32::MAX - 1;
+        let last = session.last_seen.wrapping_add(settings.tcp_transitory);
+        for (now, over) in [
+            (last, false),
+            (last.wrapping_add(1), true),
+            (u32::MAX - 2, false),
+        ] {
+            assert_eq!(is_over(&session, &settings, now), over, "{now}");
+        }
+    }
+
+    proptest::proptest! {
+        /// XDP may see a packet that it leaves to TC, which sees it again.
+        #[test]
+        fn the_same_packet_seen_twice_shows_the_same(
+            shown: [u8; 2], back: bool, outside: bool, flags: u8,
+        ) {
+            let known = Session::SPOKE | Session::FIN | Session::RST | Session::ASSURED
+                | Session::CONFIRMED;
+            let sort = if outside { Sort::Forward } else { Sort::Masquerade };
+            let direction = if back { Back } else { Forth };
+            // No host sends both, and nothing depends on it.
+            let flags = if flags & TCP_SYN != 0 { flags & !TCP_FIN } else { flags };
+            let mut session = session(sort);
+            session.shown = shown.map(|shown| shown & known);
+            let assured = session.is_assured();
+            session.shown = shown_after(&session, direction, flags);
+            proptest::prop_assert_eq!(shown_after(&session, direction, flags), session.shown);
+            proptest::prop_assert!(session.is_assured() || !assured, "assured once and for all");
+        }
+    }
+}
