@@ -3,7 +3,9 @@
 //! The echo servers first say which client address they saw, so a client knows how it was translated.
 
 use std::io::{ErrorKind, Read, Write};
+use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -101,6 +103,31 @@ fn once_free<T>(bind: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
     }
 }
 
+/// Segments that were sent more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// How many.
+    pub segments: u32,
+    /// Of how many the receiver said that it had them already (RFC 2883): those were late, not lost.
+    pub in_vain: u32,
+}
+
+impl Resent {
+    fn by(socket: &impl AsFd) -> Result<Resent> {
+        let (segments, in_vain) = sys::tcp_resent(socket).context("cannot read TCP_INFO")?;
+        Ok(Resent { segments, in_vain })
+    }
+}
+
+impl Sum for Resent {
+    fn sum<I: Iterator<Item = Resent>>(all: I) -> Resent {
+        all.fold(Resent::default(), |sum, one| Resent {
+            segments: sum.segments + one.segments,
+            in_vain: sum.in_vain + one.in_vain,
+        })
+    }
+}
+
 /// A TCP server that says on each connection whom it sees, and then returns all that it is sent.
 #[derive(Debug)]
 pub struct TcpEcho(Server);
@@ -124,13 +151,12 @@ impl TcpEcho {
         self.0.peers()
     }
 
-    /// How many segments the server has sent again on the connections that are open now.
-    pub fn retransmissions(&self) -> Result<u32> {
+    /// What the server has sent again on the connections that are open now.
+    pub fn resent(&self) -> Result<Resent> {
         let streams = &self.0.shared.streams;
         let streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
         let open = streams.iter().filter_map(Weak::upgrade);
-        open.map(|stream| sys::tcp_retransmissions(&stream).context("cannot read TCP_INFO"))
-            .sum()
+        open.map(|stream| Resent::by(&stream)).sum()
     }
 }
 
@@ -249,10 +275,9 @@ impl TcpClient {
         v4(self.stream.local_addr()?)
     }
 
-    /// How many segments this end has sent again.
-    pub fn retransmissions(&self) -> Result<u32> {
-        sys::tcp_retransmissions(&self.stream)
-            .with_context(|| format!("{}: cannot read TCP_INFO", self.route))
+    /// What this end has sent again.
+    pub fn resent(&self) -> Result<Resent> {
+        Resent::by(&self.stream).with_context(|| self.route.clone())
     }
 
     /// Sends `data` and waits for the same to come back.

@@ -118,11 +118,13 @@ pub(crate) fn ignore_outgoing(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// How many segments a TCP socket has sent again.
-pub(crate) fn tcp_retransmissions(socket: &impl AsFd) -> io::Result<u32> {
-    // SAFETY: numbers all of them, for which all zeros is a value.
-    let mut info: libc::tcp_info = unsafe { MaybeUninit::zeroed().assume_init() };
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+/// How many segments a TCP socket has sent again, and how many of these its peer had already.
+pub(crate) fn tcp_resent(socket: &impl AsFd) -> io::Result<(u32, u32)> {
+    /// The words of `struct tcp_info` of linux/tcp.h where `tcpi_total_retrans` and `tcpi_dsack_dups` are.
+    const RETRANSMISSIONS: usize = 25;
+    const DUPLICATES: usize = 54;
+    let mut info = [0u32; DUPLICATES + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the size of what it writes to.
     let result = unsafe {
         libc::getsockopt(
@@ -134,10 +136,13 @@ pub(crate) fn tcp_retransmissions(socket: &impl AsFd) -> io::Result<u32> {
         )
     };
     if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(info.tcpi_total_retrans)
+        return Err(io::Error::last_os_error());
     }
+    if (length as usize) < size_of_val(&info) {
+        // The second came with 4.19.
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok((info[RETRANSMISSIONS], info[DUPLICATES]))
 }
 
 /// Sends the first of these frames, as many as go at once, and returns how many went.

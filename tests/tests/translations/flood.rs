@@ -363,8 +363,7 @@ fn from_both_sides(size: Flood, [outside, inside]: [&Phantom; 2]) -> Result<()> 
         left -= part;
         let frames = (0..part).map(|_| pair(&mut numbers, [outside, inside]));
         let (from_outside, from_inside): (Vec<_>, Vec<_>) = frames.unzip();
-        for (from_outside, from_inside) in
-            from_outside.chunks(BURST).zip(from_inside.chunks(BURST))
+        for (from_outside, from_inside) in from_outside.chunks(BURST).zip(from_inside.chunks(BURST))
         {
             outside.send_frames(from_outside)?;
             inside.send_frames(from_inside)?;

@@ -11,6 +11,7 @@ mod fragments;
 mod hairpin;
 mod lifecycle;
 mod masquerade;
+mod swaps;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
