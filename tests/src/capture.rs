@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind,
@@ -136,10 +137,15 @@ impl Capture {
     }
 
     /// Gives `take` all the frames that wait, at once and without a copy of each; returns how many there were.
-    pub fn drain(&self, mut take: impl FnMut(&[u8])) -> Result<usize> {
-        // The shortest that there is; nothing would mean to wait for ever.
-        let shortest = time(Duration::from_micros(1));
-        setsockopt(&self.socket, sockopt::ReceiveTimeout, &shortest)?;
+    pub fn drain(&self, take: impl FnMut(&[u8])) -> Result<usize> {
+        // A time-out is a tick at least, and where a frame comes every tick there would be no end.
+        fcntl(&self.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let count = self.read_waiting(take);
+        fcntl(&self.socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+        count
+    }
+
+    fn read_waiting(&self, mut take: impl FnMut(&[u8])) -> Result<usize> {
         let mut buffer = vec![0; 128 << 10];
         let mut count = 0;
         loop {

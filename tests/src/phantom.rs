@@ -15,6 +15,7 @@ use crate::lab::{
 use crate::link::Mac;
 use crate::netns::Netns;
 use crate::packet::Packet;
+use crate::sys;
 use crate::view::View;
 
 /// A host that is frames only, on the link of one of the lab's.
@@ -60,7 +61,7 @@ impl Phantom {
 
     /// Sends a packet to the router.
     pub fn send(&self, packet: Packet) -> Result<()> {
-        self.send_frame(&packet.ethernet(self.mac, self.router).build())
+        self.send_frame(&self.frame(packet))
     }
 
     /// Sends a whole frame; where the queue is full it waits, and so sets the pace.
@@ -73,6 +74,23 @@ impl Phantom {
         }
     }
 
+    /// The frame by which it would send this packet to the router.
+    pub fn frame(&self, packet: Packet) -> Vec<u8> {
+        packet.ethernet(self.mac, self.router).build()
+    }
+
+    /// Sends whole frames in order, many by one system call, at the pace at which they are taken.
+    pub fn send_frames<F: AsRef<[u8]>>(&self, mut frames: &[F]) -> Result<()> {
+        while !frames.is_empty() {
+            match sys::send_many(&self.socket, frames) {
+                Ok(sent) => frames = &frames[sent..],
+                Err(error) if full(&error) => std::thread::yield_now(),
+                Err(error) => return Err(error).context("cannot send frames"),
+            }
+        }
+        Ok(())
+    }
+
     /// Gives `take` the IPv4 packets that were sent to it since the last time.
     pub fn drain(&self, mut take: impl FnMut(&View<'_>)) -> Result<()> {
         let mine = |frame: &[u8]| frame.starts_with(&self.mac.0);
@@ -83,4 +101,8 @@ impl Phantom {
             })
             .map(drop)
     }
+}
+
+fn full(error: &std::io::Error) -> bool {
+    [libc::ENOBUFS, libc::EAGAIN].contains(&error.raw_os_error().unwrap_or_default())
 }

@@ -48,8 +48,13 @@ pub struct Tally {
 impl Probe {
     /// Begins to send from `ns` to the server at `to`; the first answer is waited for.
     pub fn start(ns: &Netns, to: SocketAddrV4) -> Result<Probe> {
+        Probe::start_from(ns, ANY, to)
+    }
+
+    /// As [`Probe::start`], from the address and port `from`.
+    pub fn start_from(ns: &Netns, from: SocketAddrV4, to: SocketAddrV4) -> Result<Probe> {
         let name = format!("the flow from {} to {to}", ns.name());
-        let socket = ns.run(|| UdpSocket::bind(ANY)).context("cannot bind")?;
+        let socket = ns.run(|| UdpSocket::bind(from)).context("cannot bind")?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(LIMIT))?;
         // Neighbours are resolved, and nothing is missed for that later.

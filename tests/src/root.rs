@@ -8,6 +8,14 @@ use nix::unistd::geteuid;
 /// With this variable set to `1` a test that would skip panics instead.
 pub const REQUIRE_ROOT: &str = "VR_TESTS_REQUIRE_ROOT";
 
+/// With this variable set to `1` the tests that count do so in full, which takes minutes.
+pub const FULL: &str = "VR_TESTS_FULL";
+
+/// Whether [`FULL`] is wanted.
+pub fn full() -> bool {
+    std::env::var(FULL).as_deref() == Ok("1")
+}
+
 /// What a skipped test returns, so that [`require_root!`](crate::require_root) fits tests with and without a result.
 pub trait Skipped {
     /// The value that lets the test pass.

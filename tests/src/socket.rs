@@ -3,15 +3,18 @@
 //! The echo servers first say which client address they saw, so a client knows how it was translated.
 
 use std::io::{ErrorKind, Read, Write};
+use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::netns::Netns;
+use crate::sys;
 
 /// How long anything here waits, unless told.
 pub const LIMIT: Duration = Duration::from_secs(2);
@@ -27,6 +30,7 @@ pub const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 struct Shared {
     stop: AtomicBool,
     peers: Mutex<Vec<SocketAddrV4>>,
+    streams: Mutex<Vec<Weak<tokio::net::TcpStream>>>,
 }
 
 impl Shared {
@@ -37,6 +41,12 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(peer);
         }
+    }
+
+    fn accepted(&self, stream: &Arc<tokio::net::TcpStream>, peer: SocketAddr) {
+        self.saw(peer);
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.push(Arc::downgrade(stream));
     }
 
     fn stops(&self) -> bool {
@@ -93,6 +103,31 @@ fn once_free<T>(bind: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
     }
 }
 
+/// Segments that were sent more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// How many.
+    pub segments: u32,
+    /// Of how many the receiver said that it had them already (RFC 2883): those were late, not lost.
+    pub in_vain: u32,
+}
+
+impl Resent {
+    fn by(socket: &impl AsFd) -> Result<Resent> {
+        let (segments, in_vain) = sys::tcp_resent(socket).context("cannot read TCP_INFO")?;
+        Ok(Resent { segments, in_vain })
+    }
+}
+
+impl Sum for Resent {
+    fn sum<I: Iterator<Item = Resent>>(all: I) -> Resent {
+        all.fold(Resent::default(), |sum, one| Resent {
+            segments: sum.segments + one.segments,
+            in_vain: sum.in_vain + one.in_vain,
+        })
+    }
+}
+
 /// A TCP server that says on each connection whom it sees, and then returns all that it is sent.
 #[derive(Debug)]
 pub struct TcpEcho(Server);
@@ -105,20 +140,9 @@ impl TcpEcho {
             .with_context(|| format!("cannot listen at tcp {address} in {}", ns.name()))?;
         listener.set_nonblocking(true)?;
         Ok(TcpEcho(Server::start(move |shared| {
-            let mut threads = Vec::new();
-            while !shared.stops() {
-                let Ok((stream, peer)) = listener.accept() else {
-                    thread::sleep(TICK / 10);
-                    continue;
-                };
-                shared.saw(peer);
-                let shared = Arc::clone(&shared);
-                threads.push(thread::spawn(move || {
-                    // A connection that breaks is the client's to report.
-                    let _ = echo(stream, peer, &shared);
-                }));
+            if let Err(error) = serve(listener, &shared) {
+                eprintln!("the echo server at tcp {address} ended: {error}");
             }
-            threads.into_iter().for_each(|thread| drop(thread.join()));
         })))
     }
 
@@ -126,20 +150,61 @@ impl TcpEcho {
     pub fn peers(&self) -> Vec<SocketAddrV4> {
         self.0.peers()
     }
+
+    /// What the server has sent again on the connections that are open now.
+    pub fn resent(&self) -> Result<Resent> {
+        let streams = &self.0.shared.streams;
+        let streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = streams.iter().filter_map(Weak::upgrade);
+        open.map(|stream| Resent::by(&stream)).sum()
+    }
 }
 
-fn echo(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
+/// All of a server's connections by one thread: thousands would be slowed down by threads that take turns.
+fn serve(listener: TcpListener, shared: &Arc<Shared>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        while !shared.stops() {
+            let Ok(accepted) = tokio::time::timeout(TICK, listener.accept()).await else {
+                continue;
+            };
+            let Ok((stream, peer)) = accepted else {
+                tokio::time::sleep(TICK / 10).await;
+                continue;
+            };
+            let stream = Arc::new(stream);
+            shared.accepted(&stream, peer);
+            // A connection that breaks is the client's to report.
+            tokio::spawn(async move { echo(&stream, peer).await.ok() });
+        }
+        Ok(())
+    })
+}
+
+async fn echo(stream: &tokio::net::TcpStream, peer: SocketAddr) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TICK))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    stream.write_all(format!("{peer}\n").as_bytes())?;
+    write_all(stream, format!("{peer}\n").as_bytes()).await?;
     let mut buffer = vec![0; 64 << 10];
-    while !shared.stops() {
-        match stream.read(&mut buffer) {
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(length) => stream.write_all(&buffer[..length])?,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Ok(length) => write_all(stream, &buffer[..length]).await?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn write_all(stream: &tokio::net::TcpStream, mut data: &[u8]) -> std::io::Result<()> {
+    while !data.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(data) {
+            Ok(length) => data = &data[length..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
@@ -208,6 +273,11 @@ impl TcpClient {
     /// The client's address as it sees itself.
     pub fn local(&self) -> Result<SocketAddrV4> {
         v4(self.stream.local_addr()?)
+    }
+
+    /// What this end has sent again.
+    pub fn resent(&self) -> Result<Resent> {
+        Resent::by(&self.stream).with_context(|| self.route.clone())
     }
 
     /// Sends `data` and waits for the same to come back.

@@ -1,9 +1,10 @@
-//! All the `unsafe` of this crate: entering namespaces between fork and exec, the ethtool ioctl, the bpf system call, and
-//! tracing.
+//! All the `unsafe` of this crate: entering namespaces between fork and exec, the ethtool ioctl, the bpf system call, tracing,
+//! what TCP says of itself, and many frames by one system call.
 
 use std::ffi::{CStr, c_char, c_ulong};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -114,6 +115,69 @@ pub(crate) fn ignore_outgoing(socket: &OwnedFd) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// How many segments a TCP socket has sent again, and how many of these its peer had already.
+pub(crate) fn tcp_resent(socket: &impl AsFd) -> io::Result<(u32, u32)> {
+    /// The words of `struct tcp_info` of linux/tcp.h where `tcpi_total_retrans` and `tcpi_dsack_dups` are.
+    const RETRANSMISSIONS: usize = 25;
+    const DUPLICATES: usize = 54;
+    let mut info = [0u32; DUPLICATES + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of what it writes to.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < size_of_val(&info) {
+        // The second came with 4.19.
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok((info[RETRANSMISSIONS], info[DUPLICATES]))
+}
+
+/// Sends the first of these frames, as many as go at once, and returns how many went.
+pub(crate) fn send_many<F: AsRef<[u8]>>(socket: &OwnedFd, frames: &[F]) -> io::Result<usize> {
+    /// `UIO_MAXIOV` of linux/uio.h.
+    const MOST: usize = 1024;
+    let frames = frames.iter().take(MOST).map(AsRef::as_ref);
+    let mut parts: Vec<libc::iovec> = frames
+        .map(|frame| libc::iovec {
+            iov_base: frame.as_ptr().cast_mut().cast(),
+            iov_len: frame.len(),
+        })
+        .collect();
+    let messages = parts.iter_mut().map(|part| {
+        // SAFETY: numbers and pointers all of them, for which all zeros is a value: no name, no control data.
+        let mut message: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+        message
+    });
+    let mut messages: Vec<libc::mmsghdr> = messages.collect();
+    // SAFETY: each message points to one part, and that to a frame; the kernel only reads the frames, and all of them outlive
+    // the call.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            messages.len() as libc::c_uint,
+            0,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(sent as usize)
     }
 }
 

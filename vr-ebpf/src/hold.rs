@@ -13,9 +13,7 @@ use vr_common::{
     nat::Datagram,
     outcome::{Hook, Outcome},
     session::{
-        record::{
-            HELD_DATAGRAMS, HELD_FRAME, HELD_FRAMES, HELD_OF_ONE, Held, Waiting,
-        },
+        record::{HELD_DATAGRAMS, HELD_FRAME, HELD_FRAMES, HELD_OF_ONE, Held, Waiting},
         store::Store,
     },
 };

@@ -12,10 +12,10 @@ use aya_ebpf::{
 use vr_common::{
     csum::Delta,
     layout::{Counter, DONE_MARK, HALFWAY_MARK},
+    nat::Datagram,
     outcome::Outcome,
     packet::{Packet, ZeroChecksum},
     path::{Arrival, Departure, NextHop, RouteQuery},
-    nat::Datagram,
     session::record::{
         Direction, HELD_FRAME, HELD_OF_ONE, Held, Host, Mapping, Session, Ticks, Waiting,
     },
@@ -408,7 +408,14 @@ pub fn waiting(list: *const Waiting) -> usize {
 #[inline(always)]
 pub fn waiting_at(list: *const Waiting, index: usize) -> u32 {
     // SAFETY: this CPU's own; the caller counts no further than the array is long.
-    unsafe { u32::from((&raw const (*list).held).cast::<u16>().add(index).read_volatile()) }
+    unsafe {
+        u32::from(
+            (&raw const (*list).held)
+                .cast::<u16>()
+                .add(index)
+                .read_volatile(),
+        )
+    }
 }
 
 /// Adds one to a list of `count`.
@@ -417,7 +424,10 @@ pub fn add_waiting(list: *mut Waiting, count: usize, place: u16) {
     if count < HELD_OF_ONE {
         // SAFETY: this CPU's own; checked just now.
         unsafe {
-            (&raw mut (*list).held).cast::<u16>().add(count).write_volatile(place);
+            (&raw mut (*list).held)
+                .cast::<u16>()
+                .add(count)
+                .write_volatile(place);
             (&raw mut (*list).frames).write_volatile(count as u32 + 1);
         }
     }
@@ -425,7 +435,11 @@ pub fn add_waiting(list: *mut Waiting, count: usize, place: u16) {
 
 /// Enters a list.
 #[inline(always)]
-pub fn insert_waiting(map: &LruHashMap<Datagram, Waiting>, datagram: &Datagram, list: *const Waiting) {
+pub fn insert_waiting(
+    map: &LruHashMap<Datagram, Waiting>,
+    datagram: &Datagram,
+    list: *const Waiting,
+) {
     // SAFETY: this CPU's own, which nobody writes while the helper copies it.
     let list = unsafe { &*list };
     // The map makes room by itself.

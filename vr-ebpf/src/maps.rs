@@ -81,8 +81,7 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 
 /// How the first fragments of datagrams went.
 #[map]
-static FRAGMENTS: LruHashMap<Datagram, Fragments> =
-    LruHashMap::with_max_entries(FRAGMENT_SLOTS, 0);
+static FRAGMENTS: LruHashMap<Datagram, Fragments> = LruHashMap::with_max_entries(FRAGMENT_SLOTS, 0);
 
 /// A plan, for a moment: see [`Tables::settle`]. No two programs work on one CPU at a time.
 #[map]
@@ -347,8 +346,7 @@ extern "C" fn session_take_one_of(inside: u64, outside: u64, life: u64, start: u
     };
     let (expires, serial) = ((life >> 32) as u32, life as u32);
     let inside = Endpoint::from_word(inside);
-    let port =
-        session::step::take_one_of(&Sessions, &inside, &outside, expires, serial, start);
+    let port = session::step::take_one_of(&Sessions, &inside, &outside, expires, serial, start);
     u32::from(port.wire())
 }
 
@@ -511,9 +509,9 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn admits_anybody(&self) -> bool {
-        Sessions.settings().is_some_and(|settings| {
-            settings.flags & Settings::ENDPOINT_INDEPENDENT_FILTERING != 0
-        })
+        Sessions
+            .settings()
+            .is_some_and(|settings| settings.flags & Settings::ENDPOINT_INDEPENDENT_FILTERING != 0)
     }
     #[inline(always)]
     fn mss(&self) -> u16 {

@@ -12,6 +12,7 @@ mod hairpin;
 mod lifecycle;
 mod masquerade;
 mod mss;
+mod swaps;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
