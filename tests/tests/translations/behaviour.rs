@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use vr_tests::capture::Capture;
 use vr_tests::each_backend;
 use vr_tests::file::File;
-use vr_tests::lab::{CLIENT1, CLIENT2, Lab, NIC, UPLINK, VM1, VM2, VM3};
+use vr_tests::lab::{CLIENT1, CLIENT2, Lab, NIC, SENDER_MAC, UPLINK, VM1, VM2, VM3};
 use vr_tests::netns::Netns;
+use vr_tests::packet::{Packet, bytes, flags, fragments, number};
+use vr_tests::phantom::Phantom;
 use vr_tests::ping::Ping;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
 
@@ -23,6 +25,8 @@ each_backend!(
     either_side_keeps_a_mapping_and_silence_ends_it,
     an_icmp_error_ends_no_session,
     a_host_has_as_many_sessions_as_it_may,
+    both_sides_may_open_at_once,
+    a_flood_of_fragments_harms_nothing_else,
 );
 
 /// A source port that is none of the router's own.
@@ -200,6 +204,62 @@ fn a_host_has_as_many_sessions_as_it_may(backend: &str) -> Result<()> {
         server.receive().context("another host")?;
         come(&lab.vm1, at(VM1, FREE))?;
         server.receive().context("a session that is there")?;
+    }
+    Ok(())
+}
+
+/// RFC 5382 REQ-2a: two SYNs that cross, and the SYN-ACKs of both.
+fn both_sides_may_open_at_once(backend: &str) -> Result<()> {
+    let lab = loaded(&File::two_subnets(), backend)?;
+    let vm = Phantom::beside(&lab, &lab.vm1, Ipv4Addr::new(192, 168, 100, 50))?;
+    let peer = Phantom::beside(&lab, &lab.client2, Ipv4Addr::new(10, 90, 3, 60))?;
+    let arrives = |at: &Phantom, wanted: u8, by: &Phantom| {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut from = None;
+        while from.is_none() {
+            ensure!(Instant::now() < deadline, "{wanted:#x} from {by:?} is lost");
+            at.drain(|view| {
+                if view.tcp.is_some_and(|tcp| tcp.flags == wanted) {
+                    from = view.from();
+                }
+            })?;
+        }
+        from.context("no ports")
+    };
+    vm.send(Packet::tcp(vm.at(FREE), peer.at(PORT), flags::SYN))?;
+    let seen_as = arrives(&peer, flags::SYN, &vm)?;
+    for sent in [flags::SYN, flags::SYN | flags::ACK, flags::ACK] {
+        peer.send(Packet::tcp(peer.at(PORT), seen_as, sent))?;
+        let from = arrives(&vm, sent, &peer)?;
+        ensure!(from == peer.at(PORT), "{from}");
+        if sent != flags::SYN {
+            vm.send(Packet::tcp(vm.at(FREE), peer.at(PORT), sent))?;
+            let from = arrives(&peer, sent, &vm)?;
+            ensure!(from == seen_as, "{from}");
+        }
+    }
+    Ok(())
+}
+
+/// RFC 4787 REQ-14a: many more than are held, whose first ones never come.
+fn a_flood_of_fragments_harms_nothing_else(backend: &str) -> Result<()> {
+    let lab = loaded(&File::two_subnets(), backend)?;
+    let attacker = Phantom::beside(&lab, &lab.client2, Ipv4Addr::new(10, 90, 3, 60))?;
+    let _server = UdpEcho::start(&lab.client1, at(CLIENT1, PORT))?;
+    let socket = UdpClient::at(&lab.vm1, at(VM1, FREE))?;
+    let _tcp = TcpEcho::start(&lab.client1, at(CLIENT1, PORT))?;
+    let mut connection = TcpClient::connect(&lab.vm1, at(CLIENT1, PORT))?;
+    for _ in 0..5 {
+        for _ in 0..1000 {
+            let packet = Packet::udp(attacker.at(PORT), at(UPLINK, FREE)).id(number());
+            let packet = packet.payload(bytes(1600));
+            let packet = packet.ethernet(SENDER_MAC, lab.router_mac(&lab.client2));
+            let pieces = fragments(&packet, 1500);
+            attacker.send_frame(pieces.last().context("a fragment")?)?;
+        }
+        socket.ask(at(CLIENT1, PORT), b"in one piece")?;
+        socket.ask(at(CLIENT1, PORT), &bytes(4000))?;
+        connection.bulk(50_000)?;
     }
     Ok(())
 }
