@@ -1,20 +1,21 @@
 //! What the RFCs on NAT behaviour ask for and no other test shows: `docs/rfc.md`.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use vr_tests::capture::Capture;
+use vr_tests::capture::{Capture, send_frame};
 use vr_tests::each_backend;
 use vr_tests::file::File;
-use vr_tests::lab::{CLIENT1, CLIENT2, Lab, NIC, SENDER_MAC, UPLINK, VM1, VM2, VM3};
+use vr_tests::lab::{CLIENT1, CLIENT2, Lab, NIC, SENDER_MAC, UPLINK, UPLINK_MAC, VM1, VM2, VM3};
 use vr_tests::netns::Netns;
-use vr_tests::packet::{Packet, bytes, flags, fragments, number};
+use vr_tests::packet::{Packet, bytes, describe, flags, fragments, number};
 use vr_tests::phantom::Phantom;
 use vr_tests::ping::Ping;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
+use vr_tests::view::{View, unpadded};
 
 use super::{PORT, SILENCE, at, loaded};
 
@@ -27,6 +28,7 @@ each_backend!(
     a_host_has_as_many_sessions_as_it_may,
     both_sides_may_open_at_once,
     a_flood_of_fragments_harms_nothing_else,
+    a_quote_with_options_is_read_and_one_about_nothing_goes_nowhere,
 );
 
 /// A source port that is none of the router's own.
@@ -76,7 +78,7 @@ fn an_identifier_is_the_same_to_everybody(backend: &str) -> Result<()> {
             let frame = capture.expect("the request", |view| {
                 view.icmp.is_some_and(|icmp| icmp.kind == 8)
             })?;
-            let icmp = vr_tests::view::View::of(&frame)?.icmp.context("a query")?;
+            let icmp = View::of(&frame)?.icmp.context("a query")?;
             seen.insert(icmp.id);
         }
         ensure!(seen.len() == 1, "one identifier became {seen:?}");
@@ -152,7 +154,7 @@ fn either_side_keeps_a_mapping_and_silence_ends_it(backend: &str) -> Result<()> 
 fn an_icmp_error_ends_no_session(backend: &str) -> Result<()> {
     let lab = loaded(&File::two_subnets(), backend)?;
     let socket = UdpClient::at(&lab.vm1, at(VM1, FREE))?;
-    let ask = |expected: Option<std::net::SocketAddrV4>| {
+    let ask = |expected: Option<SocketAddrV4>| {
         let _server = UdpEcho::start(&lab.client1, at(CLIENT1, PORT))?;
         let seen_as = socket.ask(at(CLIENT1, PORT), b"as whom?")?.seen_as;
         ensure!(expected == Some(seen_as) || expected.is_none(), "{seen_as}");
@@ -262,4 +264,31 @@ fn a_flood_of_fragments_harms_nothing_else(backend: &str) -> Result<()> {
         connection.bulk(50_000)?;
     }
     Ok(())
+}
+
+/// RFC 5508 REQ-3b, and the first sentence of REQ-4.
+fn a_quote_with_options_is_read_and_one_about_nothing_goes_nowhere(backend: &str) -> Result<()> {
+    let lab = loaded(&File::two_subnets(), backend)?;
+    let (from, to) = (at(VM1, FREE), at(CLIENT1, PORT));
+    let server = UdpClient::at(&lab.client1, to)?;
+    UdpClient::at(&lab.vm1, from)?.send(to, b"hello")?;
+    let (seen_as, _) = server.receive()?;
+    let error = |source: SocketAddrV4| {
+        let quoted = Packet::udp(source, to).options(&[1, 1, 1, 0]);
+        let quote = quoted.payload(bytes(40)).build();
+        Packet::icmp_error(CLIENT1, *source.ip(), 3, 1, &quote)
+    };
+    let inside = Capture::start(&lab.vm1, NIC)?;
+    let send = |source| {
+        let id = number();
+        let frame = error(source).id(id).ethernet(SENDER_MAC, UPLINK_MAC);
+        send_frame(&lab.client1, NIC, &frame.build())?;
+        anyhow::Ok(id)
+    };
+    let id = send(seen_as)?;
+    let got = inside.expect("the error", |view| view.id == id)?;
+    let expected = error(from).id(id).hop().build();
+    ensure!(unpadded(&got)? == expected, "{}", describe(&got));
+    let id = send(at(UPLINK, seen_as.port() ^ 0x100))?;
+    inside.expect_none(SILENCE, "an error about nothing", |view| view.id == id)
 }
