@@ -102,6 +102,9 @@ fn what_is_over_makes_room_before_what_is_half_open() {
         let place = masquerade(&store, flow((BARE, 5000), (CLIENT, port))).expect("room");
         answered(&store, place);
     }
+    // While they are looked at in vain, they go to the queue of the old.
+    let in_vain = masquerade(&store, flow((BARE, 5000), (CLIENT, 17)));
+    assert_eq!(in_vain, Err(Outcome::TableFull));
     store.pass(settings().udp + 1);
     let half_open: Vec<Flow> = (1..=16)
         .map(|port| flow((MIDDLE, 5000), (NEAR, port)))
@@ -141,7 +144,8 @@ fn the_identifier_0_is_no_mapping_that_nobody_holds() {
     let ask = |host| Flow {
         protocol: ICMP,
         kind: Flow::ASKS,
-        ..flow((host, 77), (CLIENT, 0))
+        // An even one: the other that is given is even too.
+        ..flow((host, 78), (CLIENT, 0))
     };
     for seed in 0..200_000 {
         let store = Store::new(2, settings());
