@@ -34,7 +34,11 @@ impl Rules<'_> {
             return false;
         };
         match sort {
-            Sort::Masquerade => self.masquerade_by(session.translated.source),
+            // To an address that has become one of the router's own, hairpin is next.
+            Sort::Masquerade => {
+                self.masquerade_by(session.translated.source)
+                    && !is_the_routers(self.entry(session.flow.ends.destination))
+            }
             Sort::Forward => self.forwards(session),
             Sort::HairpinForward => self.forwards(session) && self.is_hairpin(session),
             Sort::SecondEip => {
