@@ -3,6 +3,7 @@
 //! The lab's three VMs, and what the tests' file says of them: VM1 has an EIP and is the target of forwards, VM2 has none
 //! and is a target too, VM3 is in the other subnet and has an EIP in some tests only.
 
+mod bulk;
 mod checksums;
 mod errors;
 mod flood;
