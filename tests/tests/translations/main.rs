@@ -4,6 +4,7 @@
 //! and is a target too, VM3 is in the other subnet and has an EIP in some tests only.
 
 mod behaviour;
+mod bulk;
 mod checksums;
 mod errors;
 mod flood;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 use vr_tests::capture::Capture;
 use vr_tests::each_backend;
 use vr_tests::file::File;
@@ -16,7 +17,7 @@ use vr_tests::netns::Netns;
 use vr_tests::probe::Probe;
 use vr_tests::root::full;
 use vr_tests::socket::{LIMIT, Resent, TcpClient, TcpEcho, UdpEcho};
-use vr_tests::view::View;
+use vr_tests::view::{View, describe};
 
 use super::{PORT, at};
 
@@ -178,7 +179,7 @@ impl Swaps {
         let (now, deadline) = (self.clock.now(), Instant::now() + LIMIT);
         loop {
             let arrivals = self.arrivals();
-            ensure!(arrivals.wrong.is_empty(), "{:?}", arrivals.wrong);
+            arrivals.expect_right()?;
             let enough = arrivals.settled.iter().all(|count| *count >= BETWEEN);
             if arrivals.since == now && enough {
                 return Ok(());
@@ -193,6 +194,12 @@ impl Swaps {
 }
 
 impl Arrivals {
+    fn expect_right(&self) -> Result<()> {
+        let some = self.wrong.iter().take(5).collect::<Vec<_>>();
+        ensure!(some.is_empty(), "{} are wrong: {some:?}", self.wrong.len());
+        Ok(())
+    }
+
     fn settle(&mut self, flow: usize, now: u64) {
         if self.since != now {
             self.settled_before += self.settled.iter().sum::<u64>();
@@ -214,6 +221,8 @@ fn read(payload: &[u8]) -> Option<(usize, u64, u64)> {
 
 fn socket(ns: &Netns, address: SocketAddrV4) -> Result<UdpSocket> {
     let socket = ns.run(|| UdpSocket::bind(address))?;
+    // On a machine that is busy nobody may read for a while.
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20))?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     Ok(socket)
 }
@@ -300,14 +309,23 @@ fn reload(lab: &Lab, backend: &str, swaps: &Swaps, count: u64) -> Result<Duratio
         lab.loads(&file(number), backend)?;
         took += started.elapsed();
         swaps.clock.tick();
-        let mut strayed = false;
-        stranger.drain(|frame| {
-            strayed |= View::of(frame).is_ok_and(|view| view.payload.starts_with(MARK));
-        })?;
-        ensure!(!strayed, "a datagram strayed to {VM3} by load {number}");
+        expect_none(&stranger).with_context(|| format!("after load {number}"))?;
     }
     swaps.settle()?;
+    expect_none(&stranger)?;
     Ok(took)
+}
+
+/// Checks that none of the watched datagrams is among what came since the last time.
+fn expect_none(stranger: &Capture) -> Result<()> {
+    let mut strayed = None;
+    stranger.drain(|frame| {
+        if View::of(frame).is_ok_and(|view| view.payload.starts_with(MARK)) {
+            strayed = Some(describe(frame));
+        }
+    })?;
+    ensure!(strayed.is_none(), "a datagram strayed: {strayed:?}");
+    Ok(())
 }
 
 fn reloads_swap_two_eips_and_nothing_else(backend: &str) -> Result<()> {
@@ -383,7 +401,7 @@ fn reloads_swap_two_eips_and_nothing_else(backend: &str) -> Result<()> {
         started.elapsed(),
         took / count as u32,
     );
-    ensure!(arrivals.wrong.is_empty(), "{:?}", arrivals.wrong);
+    arrivals.expect_right()?;
     for (flow, sent) in sent.iter().enumerate() {
         let arrived = arrivals.numbers[flow].len() as u64;
         let (from, to) = FLOWS[flow];
