@@ -55,6 +55,7 @@ impl Probe {
     pub fn start_from(ns: &Netns, from: SocketAddrV4, to: SocketAddrV4) -> Result<Probe> {
         let name = format!("the flow from {} to {to}", ns.name());
         let socket = ns.run(|| UdpSocket::bind(from)).context("cannot bind")?;
+        crate::socket::with_room(&socket)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(LIMIT))?;
         // Neighbours are resolved, and nothing is missed for that later.
