@@ -407,6 +407,13 @@ impl UdpClient {
         })
     }
 
+    /// Has it send with IP options, which say nothing: such packets are the kernel's to forward.
+    pub fn with_options(self) -> Result<UdpClient> {
+        const NO_OPERATION: u8 = 1;
+        sys::set_ip_options(&self.socket, &[NO_OPERATION; 4]).context("cannot set IP options")?;
+        Ok(self)
+    }
+
     /// The socket's own address.
     pub fn local(&self) -> Result<SocketAddrV4> {
         v4(self.socket.local_addr()?)

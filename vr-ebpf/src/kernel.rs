@@ -234,6 +234,7 @@ impl<'a> Skb<'a> {
             ifindex: ifindex(self.0),
             ingress: self.ingress_ifindex(),
             halfway,
+            tag: self.tag(),
         }
     }
     /// Leaves word for TC egress of the next interface.
@@ -241,6 +242,18 @@ impl<'a> Skb<'a> {
     pub fn set_mark(&mut self, mark: u16) {
         // SAFETY: as above; TC programs may write this field.
         unsafe { (*self.raw()).tc_index = u32::from(mark) }
+    }
+    /// Leaves a tag as the packet's hash, which the kernel keeps, and copies to its fragments.
+    #[inline(always)]
+    pub fn set_tag(&mut self, tag: u32) {
+        // SAFETY: a valid context.
+        unsafe { helpers::generated::bpf_set_hash(self.raw(), tag) };
+    }
+    /// The tag, if one was left.
+    #[inline(always)]
+    fn tag(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).hash }
     }
     /// The word that TC ingress has left; wipes it.
     #[inline(always)]

@@ -25,7 +25,7 @@ use vr_common::{
     layout::{DONE_MARK, HALFWAY_MARK},
     outcome::{Hook, Outcome},
     packet::Packet,
-    path::{self, Verdict},
+    path::{self, Turn, Verdict},
 };
 
 /// XDP ingress for drivers that deliver a frame in one buffer.
@@ -77,27 +77,45 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         if mss != 0 {
             mss_clamp(raw, u32::from(mss));
         }
-        let word = match tc_ingress_data(raw, 0) {
-            Verdict::NO_WORD => tc_ingress_error(raw),
-            Verdict::BEGINS => tc_ingress_data(raw, session_open()),
-            Verdict::EARLY => Verdict::drop_word(fragments_hold(raw)),
-            word => word,
-        };
-        Verdict::from_word(word)
+        let mut turn = Turn::from_word(tc_ingress_data(raw, 0));
+        if turn == Turn::Begins {
+            turn = Turn::from_word(tc_ingress_data(raw, session_open()));
+        }
+        match turn {
+            Turn::Over(verdict) => verdict,
+            Turn::IsError => over(tc_ingress_error(raw)),
+            Turn::Begins => Verdict::Drop(Outcome::TableFull),
+            Turn::IsEarly => Verdict::Drop(outcome(fragments_hold(raw))),
+        }
     };
     carry_out(&ctx, &mut skb, Hook::TcIngress, verdict, bytes)
 }
 
-// The parts of the TC programs are global functions, as those in `maps`. They return the verdict's word.
+/// The verdict of a part after which no other comes.
+#[inline(always)]
+fn over(word: u64) -> Verdict {
+    match Turn::from_word(word) {
+        Turn::Over(verdict) => verdict,
+        _ => Verdict::Drop(Outcome::FragmentUnknown),
+    }
+}
 
-/// [`path::data_ingress`]; [`Verdict::NO_WORD`] if it is an ICMP error, [`Verdict::BEGINS`] if it begins a session.
+/// The outcome of this number.
+#[inline(always)]
+fn outcome(number: u32) -> Outcome {
+    Outcome::from_number(number).unwrap_or(Outcome::FragmentUnknown)
+}
+
+// The parts of the TC programs are global functions, as those in `maps`. They return the word of a `Turn`.
+
+/// [`path::data_ingress`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_ingress_data(skb: *mut __sk_buff, refusal: u32) -> u64 {
     let ctx = TcContext::new(skb);
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
     let arrival = skb.arrival();
-    path::data_ingress(&mut skb, &maps, &arrival).map_or(Verdict::NO_WORD, Verdict::word)
+    path::data_ingress(&mut skb, &maps, &arrival).word()
 }
 
 /// [`path::error_ingress`].
@@ -107,7 +125,7 @@ extern "C" fn tc_ingress_error(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let arrival = skb.arrival();
-    path::error_ingress(&mut skb, &maps, &arrival).word()
+    Turn::Over(path::error_ingress(&mut skb, &maps, &arrival)).word()
 }
 
 /// [`vr_common::mss::clamp`].
@@ -148,24 +166,30 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
         Verdict::Kernel(Outcome::NotIpv4)
     } else {
         let (raw, halfway) = (ctx.skb.skb, u32::from(mark == HALFWAY_MARK));
-        Verdict::from_word(match tc_egress_data(raw, halfway, 0) {
-            Verdict::BEGINS => tc_egress_data(raw, halfway, session_open()),
-            Verdict::NO_WORD if skb.ingress_ifindex() == 0 => tc_egress_own(raw),
-            Verdict::NO_WORD => tc_egress_error(raw, halfway),
-            word => word,
-        })
+        let mut turn = Turn::from_word(tc_egress_data(raw, halfway, 0));
+        if turn == Turn::Begins {
+            turn = Turn::from_word(tc_egress_data(raw, halfway, session_open()));
+        }
+        match turn {
+            Turn::Over(verdict) => verdict,
+            Turn::IsError if skb.ingress_ifindex() == 0 => over(tc_egress_own(raw)),
+            Turn::IsError => over(tc_egress_error(raw, halfway)),
+            Turn::Begins => Verdict::Drop(Outcome::TableFull),
+            // What leaves has come already, and so has its first fragment, or it never will.
+            Turn::IsEarly => Verdict::Drop(Outcome::FragmentUnknown),
+        }
     };
     carry_out(&ctx, &mut skb, Hook::TcEgress, verdict, bytes)
 }
 
-/// [`path::data_egress`]; [`Verdict::NO_WORD`] if it is an ICMP error, [`Verdict::BEGINS`] if it begins a session.
+/// [`path::data_egress`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32, refusal: u32) -> u64 {
     let ctx = TcContext::new(skb);
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
     let departure = skb.departure(halfway != 0);
-    path::data_egress(&mut skb, &maps, &departure).map_or(Verdict::NO_WORD, Verdict::word)
+    path::data_egress(&mut skb, &maps, &departure).word()
 }
 
 /// [`path::error_egress`].
@@ -175,7 +199,7 @@ extern "C" fn tc_egress_error(skb: *mut __sk_buff, halfway: u32) -> u64 {
     let ctx = TcContext::new(skb);
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let departure = skb.departure(halfway != 0);
-    path::error_egress(&mut skb, &maps, &departure).word()
+    Turn::Over(path::error_egress(&mut skb, &maps, &departure)).word()
 }
 
 /// [`path::own_error`].
@@ -185,7 +209,7 @@ extern "C" fn tc_egress_own(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
     let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
     let departure = skb.departure(false);
-    path::own_error(&mut skb, &maps, &departure).word()
+    Turn::Over(path::own_error(&mut skb, &maps, &departure)).word()
 }
 
 #[inline(always)]
@@ -199,8 +223,9 @@ fn carry_out(
     let (action, outcome) = match verdict {
         // UNSPEC: other programs of the operator's, if there are any, see the packet next.
         Verdict::Kernel(outcome) => (TC_ACT_UNSPEC, outcome),
-        Verdict::Halfway(outcome) => {
+        Verdict::Halfway(tag, outcome) => {
             skb.set_mark(HALFWAY_MARK);
+            skb.set_tag(tag);
             (TC_ACT_UNSPEC, outcome)
         }
         Verdict::Redirect(ifindex, outcome) => {

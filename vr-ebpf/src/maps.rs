@@ -299,6 +299,14 @@ extern "C" fn session_peek(addresses: u64, rest: u64) -> u64 {
     session::peek(&Sessions, &Flow::from_words([addresses, rest])).map_or(0, |place| place.word())
 }
 
+/// [`session::tagged`]; [`Place::word`], or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_tagged(tag: u32, addresses: u64, rest: u64) -> u64 {
+    let halfway = Flow::from_words([addresses, rest]);
+    session::tagged(&Sessions, tag, &halfway).map_or(0, |place| place.word())
+}
+
 /// Begins the session that is [`PENDING`]; the number of the outcome that a packet has which still finds none.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -484,6 +492,19 @@ impl Tables for Maps {
     fn peek(&self, flow: &Flow) -> Option<Found> {
         let [addresses, rest] = flow.words();
         found(session_peek(addresses, rest))
+    }
+    #[inline(always)]
+    fn tag(&self, flow: &Flow) -> u32 {
+        let [addresses, rest] = flow.words();
+        match session_peek(addresses, rest) {
+            0 => Place::NO_TAG,
+            word => Place::from_word(word).tag(),
+        }
+    }
+    #[inline(always)]
+    fn tagged(&self, tag: u32, halfway: &Flow) -> Option<Found> {
+        let [addresses, rest] = halfway.words();
+        found(session_tagged(tag, addresses, rest))
     }
     #[inline(always)]
     fn before(&self, halfway: &Flow) -> Option<Ends> {

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use vr_tests::capture::Capture;
 use vr_tests::each_backend;
+use vr_tests::file::File;
 use vr_tests::lab::{EIP1, EIP3, FORWARDED, INSIDE, INSIDE2, Lab, NIC, UPLINK, VM1, VM2, VM3};
 use vr_tests::ping::Ping;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
@@ -17,6 +18,8 @@ each_backend!(
     nobody_is_redirected,
     two_vms_with_one_source_port_are_told_apart,
     a_private_address_is_untranslated_beside_a_hairpin,
+    two_forwards_to_one_port_are_told_apart,
+    a_vm_speaks_to_itself_from_the_port_that_it_speaks_to,
 );
 
 /// Every VM as the client of every server.
@@ -160,5 +163,54 @@ fn a_private_address_is_untranslated_beside_a_hairpin(backend: &str) -> Result<(
     }
     ensure!(*by_eip.seen_as().ip() == UPLINK, "{}", by_eip.seen_as());
     ensure!(direct.seen_as() == from, "{}", direct.seen_as());
+    Ok(())
+}
+
+/// One socket, by two forwards that lead to one port: what lies between the two is the same for both, but where the answers
+/// come from is not. By the fast path, and by the kernel.
+fn two_forwards_to_one_port_are_told_apart(backend: &str) -> Result<()> {
+    let file = File::two_subnets()
+        .forward_both(FORWARDED, 8001..=8001, at(VM2, PORT))
+        .forward_both(FORWARDED, 8002..=8002, at(VM2, PORT));
+    let lab = loaded(&file, backend)?;
+    let _server = UdpEcho::start(&lab.vm2, at(VM2, PORT))?;
+    let direct = UdpClient::at(&lab.vm3, at(VM3, 50_002))?;
+    let by_kernel = UdpClient::at(&lab.vm3, at(VM3, 50_003))?.with_options()?;
+    for client in [direct, by_kernel] {
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            for port in [8001, 8002] {
+                let to = at(FORWARDED, port);
+                let answer = client.ask(to, b"which?")?;
+                ensure!(answer.from == to, "{answer:?}");
+                ensure!(*answer.seen_as.ip() == UPLINK, "{answer:?}");
+                seen.push(answer.seen_as);
+            }
+        }
+        ensure!(seen[0] != seen[1], "{seen:?}");
+        ensure!(
+            seen[2..4] == seen[..2] && seen[4..] == seen[..2],
+            "{seen:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Both directions look the same in the middle of the way.
+fn a_vm_speaks_to_itself_from_the_port_that_it_speaks_to(backend: &str) -> Result<()> {
+    let lab = loaded(&everything(), backend)?;
+    let direct = UdpClient::at(&lab.vm1, at(VM1, 50_004))?;
+    let by_kernel = UdpClient::at(&lab.vm1, at(VM1, 50_005))?.with_options()?;
+    for socket in [direct, by_kernel] {
+        let eip = at(EIP1, socket.local()?.port());
+        for _ in 0..3 {
+            socket.send(eip, b"there")?;
+            let (from, data) = socket.receive()?;
+            ensure!(*from.ip() == UPLINK && data == b"there", "{from}");
+            socket.send(from, b"and back")?;
+            let (from, data) = socket.receive()?;
+            ensure!(from == eip && data == b"and back", "{from}");
+        }
+    }
     Ok(())
 }

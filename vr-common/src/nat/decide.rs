@@ -31,6 +31,12 @@ pub trait Tables {
     fn session(&self, segment: &Segment) -> Option<Found>;
     /// What the session of a flow says, of which no packet has come.
     fn peek(&self, flow: &Flow) -> Option<Found>;
+    /// The tag of the session of a flow, for the other half of its way; [`Place::NO_TAG`] if it has none.
+    ///
+    /// [`Place::NO_TAG`]: crate::session::record::Place::NO_TAG
+    fn tag(&self, flow: &Flow) -> u32;
+    /// What the session of this tag says of a packet that is half translated and now of this flow.
+    fn tagged(&self, tag: u32, halfway: &Flow) -> Option<Found>;
     /// How the packets of a flow arrive that is half translated.
     fn before(&self, halfway: &Flow) -> Option<Ends>;
     /// Begins a session.
@@ -526,5 +532,23 @@ impl Plan {
     #[must_use]
     pub fn changes_source(&self, ip: &Ipv4) -> bool {
         ip.source != self.ends.source
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn plans_come_back_from_their_words(
+            outcome in proptest::sample::select(Outcome::ALL),
+            ends: [u32; 3], settled: bool, by_session: bool,
+        ) {
+            let [a, b, c] = ends;
+            let plan = Plan { ends: Ends::of_words(a, b, c), settled, by_session, outcome };
+            prop_assert_eq!(Plan::from_words(plan.words()), plan);
+        }
     }
 }

@@ -68,8 +68,7 @@ pub fn find<S: Store + ?Sized>(store: &S, segment: &Segment) -> Option<Place> {
     Some(place)
 }
 
-/// Where the session of a flow is; it takes no note. For the packets that ICMP errors quote, and for packets that are half
-/// translated.
+/// Where the session of a flow is; it takes no note. For the packets that ICMP errors quote, half translated or not.
 #[inline(always)]
 pub fn peek<S: Store + ?Sized>(store: &S, flow: &Flow) -> Option<Place> {
     let settings = store.settings()?;
@@ -81,6 +80,18 @@ pub fn peek<S: Store + ?Sized>(store: &S, flow: &Flow) -> Option<Place> {
         session.halfway(place.direction()) == Some(*flow)
     };
     (is_it && !track::is_over(&session, settings, store.now())).then_some(place)
+}
+
+/// Where the session of a tag is, if a packet that is half translated may be of it; it takes no note.
+#[inline(always)]
+pub fn tagged<S: Store + ?Sized>(store: &S, tag: u32, halfway: &Flow) -> Option<Place> {
+    let settings = store.settings()?;
+    let session = store.slot(Place::tagged(tag, 0).slot())?;
+    let place = Place::tagged(tag, session.serial);
+    let is_it = session.serial != 0
+        && session.halfway(place.direction()) == Some(halfway.halfway())
+        && !track::is_over(&session, settings, store.now());
+    is_it.then_some(place)
 }
 
 /// How the packets of a place's direction arrive.

@@ -14,7 +14,7 @@ pub mod record;
 pub mod store;
 pub mod track;
 
-pub use find::{Found, Segment, before, find, peek};
+pub use find::{Found, Segment, before, find, peek, tagged};
 pub use mapping::{Outside, inside_of};
 pub use open::{Opening, open};
 

@@ -210,7 +210,7 @@ fn vacant_port<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> 
     None
 }
 
-/// Enters the flows of the session in a slot, all or none. The answers' first: that is what may not be given away twice.
+/// Enters the two flows of the session in a slot, both or none. The answers' first: that is what may not be given away twice.
 #[inline(always)]
 pub fn enter<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
     let Some(settings) = store.settings() else {
@@ -224,17 +224,17 @@ pub fn enter<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
     if !enter_one(store, settings, &back, place(Direction::Back)) {
         return false;
     }
-    let mut entered = true;
+    if !enter_one(store, settings, &session.flow, place(Direction::Forth)) {
+        reclaim::leave_all(store, slot, &session);
+        return false;
+    }
     for direction in Direction::ALL {
         if let Some(flow) = session.halfway(direction) {
-            entered &= enter_one(store, settings, &flow, place(direction));
+            // For the quotes of the kernel's own errors only: of two that look the same then, either will do.
+            enter_one(store, settings, &flow, place(direction));
         }
     }
-    if entered && enter_one(store, settings, &session.flow, place(Direction::Forth)) {
-        return true;
-    }
-    reclaim::leave_all(store, slot, &session);
-    false
+    true
 }
 
 /// Enters one flow, in place of a dead session's.

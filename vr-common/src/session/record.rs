@@ -105,6 +105,21 @@ impl Place {
             Direction::Back
         }
     }
+    /// What no session's tag is.
+    pub const NO_TAG: u32 = u32::MAX;
+    /// Slot and direction: what tells TC egress by which session TC ingress has translated a packet by half. Its addresses and
+    /// ports do not: two hairpin sessions may look the same between the two, as may the two directions of one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag(&self) -> u32 {
+        self.slot
+    }
+    /// The place of a tag, with the serial of whatever session is there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tagged(tag: u32, serial: u32) -> Self {
+        Self { slot: tag, serial }
+    }
     /// From what lies in the map.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 8]) -> Self {

@@ -139,18 +139,17 @@ impl Entry {
         };
         differs.then(|| comes.between(ends).halfway())
     }
-    /// All flows that must be nobody else's.
-    pub fn flows(&self) -> Vec<(Flow, Direction)> {
-        Direction::ALL
+    /// The flows that must be nobody else's.
+    pub fn flows(&self) -> [(Flow, Direction); 2] {
+        Direction::ALL.map(|direction| (self.comes(direction), direction))
+    }
+    /// All that may lead to it: those, and what its packets are by half.
+    pub fn elements(&self) -> impl Iterator<Item = (Flow, Direction)> {
+        let between =
+            Direction::ALL.map(|direction| self.between(direction).map(|flow| (flow, direction)));
+        self.flows()
             .into_iter()
-            .flat_map(|direction| {
-                let between = self.between(direction);
-                [Some(self.comes(direction)), between]
-                    .into_iter()
-                    .flatten()
-                    .map(move |flow| (flow, direction))
-            })
-            .collect()
+            .chain(between.into_iter().flatten())
     }
 
     /// Protocol, address and port outside of its mapping.

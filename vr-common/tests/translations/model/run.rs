@@ -220,7 +220,7 @@ impl Run {
             if let Some(entry) = Some(entry).filter(gone) {
                 entry.orphan = true;
                 self.seen.orphaned += 1;
-                for (flow, direction) in entry.flows() {
+                for (flow, direction) in entry.elements() {
                     if store.place(&flow) == Some(Place::new(key.0, key.1, direction)) {
                         store.leave(&flow);
                     }
@@ -555,8 +555,7 @@ impl Run {
         self.kind.slots > 16 || self.memory.entries.iter().all(stays)
     }
 
-    /// Whether any flow of a session is another's, or both of its own directions are one. (That is so of a host that speaks to
-    /// itself from the port that it speaks to, as its packets are between the two TC programs.)
+    /// Whether any flow of a session is another's, or both of its own directions are one.
     fn conflicts(&self, entry: &Entry) -> bool {
         let (settings, now) = (&self.world.store.settings, self.world.store.now());
         let flows = entry.flows();

@@ -3,7 +3,7 @@
 use vr_common::{
     outcome::{Hook, Outcome},
     packet::Packet,
-    path::{self, Arrival, Departure, Verdict},
+    path::{self, Arrival, Departure, Turn, Verdict},
 };
 use vr_tests::link::Mac;
 
@@ -114,27 +114,33 @@ pub fn on_host(world: &World, way: Way, frame: &mut [u8]) -> End {
 
 /// Sends a packet through the part of a program that is in the core; a packet that begins a session goes twice, as there.
 pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> End {
-    let mut verdict = once(world, way, packet);
-    if verdict.word() == Verdict::BEGINS && way.hook() != Hook::Xdp {
+    let mut turn = once(world, way, packet);
+    if turn == Turn::Begins && way.hook() != Hook::Xdp {
         world.begin();
-        verdict = once(world, way, packet);
+        turn = once(world, way, packet);
         world.begun();
     }
-    assert_eq!(Verdict::from_word(verdict.word()), verdict);
-    match verdict {
-        Verdict::Redirect(ifindex, outcome) => End::Out(world.port(ifindex), outcome),
-        Verdict::Kernel(outcome) => End::Kernel(outcome),
-        Verdict::Halfway(outcome) => End::Halfway(outcome),
-        Verdict::Drop(outcome) => End::Dropped(outcome),
+    assert_eq!(Turn::from_word(turn.word()), turn);
+    match turn {
+        Turn::Over(Verdict::Redirect(ifindex, outcome)) => End::Out(world.port(ifindex), outcome),
+        Turn::Over(Verdict::Kernel(outcome)) => End::Kernel(outcome),
+        Turn::Over(Verdict::Halfway(tag, outcome)) => {
+            world.tag.set(tag);
+            End::Halfway(outcome)
+        }
+        Turn::Over(Verdict::Drop(outcome)) => End::Dropped(outcome),
+        Turn::Begins => End::Kernel(Outcome::NewSession),
+        Turn::IsEarly => End::Dropped(Outcome::FragmentUnknown),
+        Turn::IsError => panic!("an error has a part of its own"),
     }
 }
 
-fn once<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> Verdict {
+fn once<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> Turn {
     let ifindex = world.index(way.port());
     match way {
         Way::Xdp(_) => match path::xdp(packet, world, ifindex) {
-            Ok((hop, outcome)) => Verdict::Redirect(hop.ifindex, outcome),
-            Err(outcome) => Verdict::Kernel(outcome),
+            Ok((hop, outcome)) => Verdict::Redirect(hop.ifindex, outcome).into(),
+            Err(outcome) => Verdict::Kernel(outcome).into(),
         },
         Way::Ingress {
             gso_size, tagged, ..
@@ -154,6 +160,7 @@ fn once<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> Verdict 
                 ifindex,
                 ingress: from.map_or(0, |from| world.index(from)),
                 halfway,
+                tag: world.tag.get(),
             },
         ),
     }

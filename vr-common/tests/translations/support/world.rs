@@ -14,7 +14,7 @@ use vr_common::{
     session::{
         self, Found, Opening, Segment,
         flow::{Ends, Flow},
-        record::{Settings, Ticks},
+        record::{Place, Settings, Ticks},
         store::Store as _,
     },
     wire::{Addr, Be16, eth},
@@ -39,6 +39,8 @@ pub struct World {
     /// A session to be begun, and why there still is none: see [`World::begin`].
     pending: Cell<Option<Opening>>,
     refusal: Cell<Option<Outcome>>,
+    /// What TC ingress has left last for TC egress.
+    pub tag: Cell<u32>,
     /// The router's own addresses, and broadcasts.
     local: HashSet<Ipv4Addr>,
     neighbours: HashMap<(Port, Ipv4Addr), eth::Mac>,
@@ -62,6 +64,7 @@ impl World {
             fragments: RefCell::default(),
             pending: Cell::default(),
             refusal: Cell::default(),
+            tag: Cell::new(Place::NO_TAG),
             local: HashSet::new(),
             neighbours: HashMap::new(),
         };
@@ -235,6 +238,12 @@ impl Tables for World {
     }
     fn peek(&self, flow: &Flow) -> Option<Found> {
         Found::at(&self.store, session::peek(&self.store, flow)?)
+    }
+    fn tag(&self, flow: &Flow) -> u32 {
+        session::peek(&self.store, flow).map_or(Place::NO_TAG, |place| place.tag())
+    }
+    fn tagged(&self, tag: u32, halfway: &Flow) -> Option<Found> {
+        Found::at(&self.store, session::tagged(&self.store, tag, halfway)?)
     }
     fn before(&self, halfway: &Flow) -> Option<Ends> {
         session::before(&self.store, session::peek(&self.store, halfway)?)
