@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this file. Pinned maps of another version are not reused.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Value of the `ADDRESSES` map, whose key is an [`Addr`]: all roles that one address has.
 #[repr(C, align(8))]
@@ -26,9 +26,13 @@ pub struct AddressEntry {
     pub eip: Addr,
     /// Bits of [`AddressEntry::FORWARDS`] and others.
     pub flags: u32,
+    /// If it is an EIP, or one that hosts inside go out by: the number of that rule ([`crate::tally`]).
+    pub rule: u32,
+    /// If it is a VM's with an EIP: the number of that EIP's rule.
+    pub eip_rule: u32,
 }
 
-const _: () = assert!(size_of::<AddressEntry>() == 16);
+const _: () = assert!(size_of::<AddressEntry>() == 24);
 
 impl AddressEntry {
     /// Some of its ports are forwarded.
@@ -52,17 +56,21 @@ impl AddressEntry {
             vm: Addr::NONE,
             eip: Addr::NONE,
             flags: 0,
+            rule: 0,
+            eip_rule: 0,
         }
     }
     /// As it lies in the map.
     #[must_use]
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
+    pub fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
         let words = [
             self.address.wire(),
             self.vm.wire(),
             self.eip.wire(),
             self.flags,
+            self.rule,
+            self.eip_rule,
         ];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
@@ -71,19 +79,22 @@ impl AddressEntry {
     }
     /// From what lies in the map.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub fn from_bytes(bytes: [u8; 24]) -> Self {
         Self::from_words(long_words(bytes))
     }
     /// The same, by words.
     #[inline(always)]
     #[must_use]
-    pub const fn from_words([first, second]: [u64; 2]) -> Self {
+    pub const fn from_words([first, second, third]: [u64; 3]) -> Self {
         let ([a, b], [c, d]) = (halves(first), halves(second));
+        let [rule, eip_rule] = halves(third);
         Self {
             address: Addr::from_wire(a),
             vm: Addr::from_wire(b),
             eip: Addr::from_wire(c),
             flags: d,
+            rule,
+            eip_rule,
         }
     }
 }
@@ -234,9 +245,11 @@ pub struct ForwardEntry {
     pub offset: u16,
     /// Zero.
     pub reserved: u16,
+    /// The number of the rule ([`crate::tally`]).
+    pub rule: u32,
 }
 
-const _: () = assert!(size_of::<ForwardEntry>() == 8);
+const _: () = assert!(size_of::<ForwardEntry>() == 12);
 
 impl ForwardEntry {
     /// The VM's port for one of the EIP's.
@@ -247,24 +260,26 @@ impl ForwardEntry {
     }
     /// As it lies in the map.
     #[must_use]
-    pub fn to_bytes(self) -> [u8; 8] {
+    pub fn to_bytes(self) -> [u8; 12] {
         let [a, b, c, d] = self.vm.octets();
         let [e, f] = self.offset.to_ne_bytes();
-        [a, b, c, d, e, f, 0, 0]
+        let [g, h, i, j] = self.rule.to_ne_bytes();
+        [a, b, c, d, e, f, 0, 0, g, h, i, j]
     }
     /// From what lies in the map.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; 8]) -> Self {
-        let [a, b, c, d, e, f, ..] = bytes;
+    pub fn from_bytes(bytes: [u8; 12]) -> Self {
+        let [a, b, c, d, e, f, _, _, g, h, i, j] = bytes;
         Self {
             vm: Addr::new(a, b, c, d),
             offset: u16::from_ne_bytes([e, f]),
             reserved: 0,
+            rule: u32::from_ne_bytes([g, h, i, j]),
         }
     }
 }
 
-/// Value of the per-CPU `COUNTERS` array, at [`crate::outcome::Hook::slot`].
+/// Value of the per-CPU arrays `COUNTERS`, at [`crate::outcome::Hook::slot`], and `RULES`, at [`crate::tally::Tally::index`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
@@ -277,6 +292,14 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 
 impl Counter {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+        }
+    }
     /// From what lies in the map, for one CPU.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -288,9 +311,13 @@ impl Counter {
     }
 }
 
-fn long_words(bytes: [u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-    [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]].map(u64::from_ne_bytes)
+fn long_words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u64; WORDS] {
+    const { assert!(BYTES == 8 * WORDS) };
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
+    }
+    words
 }
 
 /// What TC ingress leaves in `skb->tc_index` of a packet that it has translated in full and redirected, so that
@@ -335,10 +362,14 @@ mod tests {
             vm: Addr::new(5, 6, 7, 8),
             eip: Addr::new(9, 10, 11, 12),
             flags: 0,
+            rule: u32::from_ne_bytes([13, 14, 15, 16]),
+            eip_rule: u32::from_ne_bytes([17, 18, 19, 20]),
         };
         assert_eq!(
             entry.to_bytes(),
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 0]
+            [
+                1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 0, 13, 14, 15, 16, 17, 18, 19, 20
+            ]
         );
         assert_eq!(AddressEntry::from_bytes(entry.to_bytes()), entry);
 

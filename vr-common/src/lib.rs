@@ -20,4 +20,5 @@ pub mod outcome;
 pub mod packet;
 pub mod path;
 pub mod session;
+pub mod tally;
 pub mod wire;

@@ -20,6 +20,7 @@ use vr_common::{
         },
         store::{self, Store},
     },
+    tally::Tally,
     wire::{Addr, Be16},
 };
 
@@ -42,6 +43,10 @@ static COUNTERS: PerCpuArray<Counter> =
 #[map]
 static FORWARDS: LpmTrie<ForwardKey, ForwardEntry> =
     LpmTrie::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Packets and bytes by [`Tally::index`]. The loader sets the size.
+#[map]
+static RULES: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1024, 0);
 
 /// The only element is what the file says.
 #[map]
@@ -85,15 +90,15 @@ static FRAGMENTS: LruHashMap<Datagram, Fragments> = LruHashMap::with_max_entries
 
 /// A plan, for a moment: see [`Tables::settle`]. No two programs work on one CPU at a time.
 #[map]
-static PLAN: PerCpuArray<[u32; 4]> = PerCpuArray::with_max_entries(1, 0);
+static PLAN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
 
 /// A session that is to begin.
 #[map]
-static PENDING: PerCpuArray<[u32; 7]> = PerCpuArray::with_max_entries(1, 0);
+static PENDING: PerCpuArray<[u32; 8]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The result of [`fragments_recall`].
 #[map]
-static ENDS: PerCpuArray<[u32; 3]> = PerCpuArray::with_max_entries(1, 0);
+static ENDS: PerCpuArray<[u32; 4]> = PerCpuArray::with_max_entries(1, 0);
 
 /// What the FIB is asked, and what it answers, which would take an eighth of the stack.
 #[map]
@@ -391,7 +396,8 @@ extern "C" fn fragments_recall(addresses: u64, rest: u64) -> u32 {
     if let Some(place) = ENDS.get_ptr_mut(0)
         && is_young
     {
-        kernel::through(place, fragments.ends.words());
+        let [a, b, c] = fragments.ends.words();
+        kernel::through(place, [a, b, c, fragments.tally.index()]);
         return 1;
     }
     0
@@ -400,11 +406,18 @@ extern "C" fn fragments_recall(addresses: u64, rest: u64) -> u32 {
 /// Remembers how the first fragment of a datagram goes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn fragments_remember(addresses: u64, rest: u64, new: u64, ports: u32) -> u32 {
+extern "C" fn fragments_remember(
+    addresses: u64,
+    rest: u64,
+    new: u64,
+    ports: u32,
+    tally: u32,
+) -> u32 {
     let datagram = Datagram::from_words([addresses, rest]);
     let fragments = Fragments {
         datagram,
         ends: Ends::of_words((new >> 32) as u32, new as u32, ports),
+        tally: Tally::of_index(tally),
         seen: Sessions.now(),
     };
     // The map makes room by itself.
@@ -539,20 +552,29 @@ impl Tables for Maps {
         mss()
     }
     #[inline(always)]
-    fn recall(&self, datagram: &Datagram) -> Option<Ends> {
+    fn recall(&self, datagram: &Datagram) -> Option<(Ends, Tally)> {
         let [addresses, rest] = datagram.words();
         if fragments_recall(addresses, rest) == 0 {
             return None;
         }
         let place = ENDS.get_ptr(0)?;
-        let [a, b, c] = kernel::left(place);
-        Some(Ends::of_words(a, b, c))
+        let [a, b, c, tally] = kernel::left(place);
+        Some((Ends::of_words(a, b, c), Tally::of_index(tally)))
     }
     #[inline(always)]
-    fn remember(&self, datagram: &Datagram, ends: &Ends) {
+    fn remember(&self, datagram: &Datagram, ends: &Ends, tally: Tally) {
         let [addresses, rest] = datagram.words();
         let [a, b, c] = ends.words();
-        fragments_remember(addresses, rest, u64::from(a) << 32 | u64::from(b), c);
+        let new = u64::from(a) << 32 | u64::from(b);
+        fragments_remember(addresses, rest, new, c, tally.index());
+    }
+    #[inline(always)]
+    fn tally(&self, tally: Tally, bytes: usize) {
+        if !tally.is_none()
+            && let Some(counter) = RULES.get_ptr_mut(tally.index())
+        {
+            kernel::count(counter, bytes as u64);
+        }
     }
     #[inline(always)]
     fn settle(&self, plan: Plan) -> Plan {
@@ -566,7 +588,7 @@ impl Tables for Maps {
         let Some(place) = PLAN.get_ptr_mut(0) else {
             return number;
         };
-        let [number, ..] = kernel::through(place, [number as u32, 0, 0, 0]);
+        let [number, ..] = kernel::through(place, [number as u32, 0, 0, 0, 0]);
         number as usize
     }
 }

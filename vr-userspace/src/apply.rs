@@ -6,7 +6,7 @@
 //! **All or nothing.** There is no journal of undo steps: after a failure the machine is read again and led back to the
 //! picture it had before, by the same code. What a kill leaves behind, the next load finds in the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::ProgramFd;
@@ -19,6 +19,7 @@ use crate::{
     netlink::{Link, Machine, Netlink},
     picture::Picture,
     ports::Ports,
+    rules,
     sessions::{Rules, longest_prefix, may_end_flows},
     state::{DefaultRoute, OnLink, Refusal},
     sysctl,
@@ -82,6 +83,10 @@ pub fn prepare(
         addresses: sum(&from.entries, &to.entries),
         forwards: sum(&from.forwards, &to.forwards),
         sessions: to.sessions,
+        highest_rule: rules::numbers(from)
+            .chain(rules::numbers(to))
+            .max()
+            .unwrap_or_default(),
         xdp: !to.xdp.is_empty(),
     };
     if let Some(generation) = current
@@ -127,6 +132,7 @@ impl Apply<'_> {
             sysctl::set_reserved(&self.others_ports.with(ports))?;
         }
         if let Some(Prepared { generation, hold }) = &prepared {
+            clear_new_rules(generation, from, to)?;
             if let Hold::Kept(_) = hold {
                 write_tables(generation, &changes)?;
             }
@@ -312,6 +318,22 @@ fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
         generation.write_interface(interface.ifindex, Some(cautious(*interface, changes)))?;
     }
     Ok(())
+}
+
+/// A rule that begins is counted from 0, whoever had its number before.
+fn clear_new_rules(generation: &Generation, from: &Picture, to: &Picture) -> Result<()> {
+    if from.settings.is_none() {
+        // All is new.
+        return Ok(());
+    }
+    let before: BTreeSet<u32> = rules::numbers(from).collect();
+    let new: BTreeSet<u32> = rules::numbers(to)
+        .filter(|number| !before.contains(number))
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    generation.rule_counters()?.clear(new)
 }
 
 /// Ends the flows that a picture's tables, which all hooks go by now, would not make.

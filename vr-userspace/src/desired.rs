@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use vr_common::{
     layout::{AddressEntry, INTERFACE_SLOTS, Interface},
     session::record::Settings,
+    tally::{FIRST_RULE, MASQUERADE_RULE},
     wire::{Addr, Be16, eth::Mac, transport::TCP},
 };
 
@@ -185,12 +186,13 @@ fn translations(
             .entry(address)
             .or_insert(AddressEntry::new(address)));
     };
-    for pair in &config.eips {
+    // Numbers by their places in the file, for now: see `rules::number`.
+    for (pair, number) in config.eips.iter().zip(FIRST_RULE..) {
         let (eip, vm) = (Addr::from(pair.eip), Addr::from(pair.vm));
         // Several EIPs may lead to one VM; it goes out by the first.
         role(picture, vm, &|entry| {
             if entry.eip.is_none() {
-                entry.eip = eip;
+                (entry.eip, entry.eip_rule) = (eip, number);
             }
         });
         let is_first = picture
@@ -198,19 +200,23 @@ fn translations(
             .get(&vm)
             .is_some_and(|entry| entry.eip == eip);
         role(picture, eip, &|entry| {
-            entry.vm = vm;
+            (entry.vm, entry.rule) = (vm, number);
             if !is_first {
                 entry.flags |= AddressEntry::SECOND;
             }
         });
     }
     let pool = &config.options.masquerade_pool;
-    for address in [own].iter().chain(pool) {
+    for (address, number) in [own].iter().chain(pool).zip(MASQUERADE_RULE..) {
         role(picture, Addr::from(*address), &|entry| {
             entry.flags |= AddressEntry::MASQUERADE;
+            if entry.vm.is_none() {
+                entry.rule = number;
+            }
         });
     }
-    for forward in &config.forwards {
+    let after_eips = FIRST_RULE + config.eips.len() as u32;
+    for (forward, number) in config.forwards.iter().zip(after_eips..) {
         let eip = Addr::from(forward.eip);
         // A 1:1 mapping takes all ports.
         if picture
@@ -221,7 +227,7 @@ fn translations(
             continue;
         }
         role(picture, eip, &|entry| entry.flags |= AddressEntry::FORWARDS);
-        picture.forwards.extend(prefixes(forward));
+        picture.forwards.extend(prefixes(forward, number));
         desired.forwards += 1;
     }
     let outside = config

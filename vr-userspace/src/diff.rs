@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn trie(rules: &[Forward]) -> Forwards {
-        rules.iter().flat_map(prefixes).collect()
+        rules.iter().flat_map(|rule| prefixes(rule, 0)).collect()
     }
 
     /// Where the trie leads a port: the longest prefix counts.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use vr_common::{
     layout::{ForwardEntry, ForwardKey, port_prefixes},
     wire::{
@@ -18,8 +19,8 @@ pub type Prefix = (ForwardKey, u32);
 /// The trie's contents.
 pub type Forwards = BTreeMap<Prefix, ForwardEntry>;
 
-/// The prefixes of a rule, at most thirty.
-pub fn prefixes(rule: &Forward) -> impl Iterator<Item = (Prefix, ForwardEntry)> {
+/// The prefixes of a rule, at most thirty. `number` is what it is counted by.
+pub fn prefixes(rule: &Forward, number: u32) -> impl Iterator<Item = (Prefix, ForwardEntry)> {
     let protocol = match rule.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
@@ -29,6 +30,7 @@ pub fn prefixes(rule: &Forward) -> impl Iterator<Item = (Prefix, ForwardEntry)> 
         vm: rule.vm.into(),
         offset: rule.vm_port.wrapping_sub(rule.port),
         reserved: 0,
+        rule: number,
     };
     port_prefixes(rule.port, rule.end_port).map(move |(port, bits)| {
         let key = ForwardKey {
@@ -60,14 +62,15 @@ pub fn prefix_from_bytes(bytes: [u8; 12]) -> Prefix {
     )
 }
 
-/// Ports that go one way.
+/// Ports that go one way, by one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     eip: Addr,
     protocol: Be16,
     first: u16,
     last: u16,
-    to: ForwardEntry,
+    /// Where they go.
+    pub to: ForwardEntry,
 }
 
 /// Prefixes, which must be sorted, put together to ranges where one goes on from the other.
@@ -98,19 +101,40 @@ impl Range {
     }
 }
 
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = if self.protocol == Be16::new(TCP.into()) {
+impl Range {
+    fn protocol(&self) -> &'static str {
+        if self.protocol == Be16::new(TCP.into()) {
             "tcp"
         } else {
             "udp"
-        };
-        write!(f, "{} {protocol} {}", self.eip, self.first)?;
+        }
+    }
+    fn vm_port(&self) -> u16 {
+        self.to.vm_port(Be16::new(self.first)).get()
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.eip, self.protocol(), self.first)?;
         if self.last != self.first {
             write!(f, "-{}", self.last)?;
         }
-        let port = self.to.vm_port(Be16::new(self.first));
-        write!(f, " to {}:{}", self.to.vm, port.get())
+        write!(f, " to {}:{}", self.to.vm, self.vm_port())
+    }
+}
+
+/// By the names that the file has for it.
+impl Serialize for Range {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Forward", 6)?;
+        fields.serialize_field("eip", &self.eip.to_string())?;
+        fields.serialize_field("protocol", self.protocol())?;
+        fields.serialize_field("port", &self.first)?;
+        fields.serialize_field("end_port", &self.last)?;
+        fields.serialize_field("vm-ip", &self.to.vm.to_string())?;
+        fields.serialize_field("vm-port", &self.vm_port())?;
+        fields.end()
     }
 }
 
@@ -130,7 +154,7 @@ mod tests {
     }
 
     fn lines(rules: &[Forward]) -> Vec<String> {
-        let forwards: Forwards = rules.iter().flat_map(prefixes).collect();
+        let forwards: Forwards = rules.iter().flat_map(|rule| prefixes(rule, 0)).collect();
         ranges(&forwards.into_iter().collect::<Vec<_>>())
             .iter()
             .map(Range::to_string)
@@ -139,12 +163,12 @@ mod tests {
 
     #[test]
     fn a_rule_is_one_line_however_many_prefixes_it_takes() {
-        assert_eq!(prefixes(&rule(80, 82, 80)).count(), 2);
+        assert_eq!(prefixes(&rule(80, 82, 80), 0).count(), 2);
         assert_eq!(
             lines(&[rule(80, 82, 80)]),
             ["10.90.2.254 tcp 80-82 to 192.168.100.190:80"]
         );
-        assert_eq!(prefixes(&rule(1, 65534, 1)).count(), 30);
+        assert_eq!(prefixes(&rule(1, 65534, 1), 0).count(), 30);
         assert_eq!(
             lines(&[rule(1, 65534, 1)]),
             ["10.90.2.254 tcp 1-65534 to 192.168.100.190:1"]
@@ -165,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_key_is_its_length_and_its_bytes() {
-        let (prefix, entry) = prefixes(&rule(0x1f90, 0x1f90, 80)).next().unwrap();
+        let (prefix, entry) = prefixes(&rule(0x1f90, 0x1f90, 80), 0).next().unwrap();
         let bytes = prefix_to_bytes(&prefix);
         assert_eq!(bytes[..4], 64u32.to_ne_bytes());
         assert_eq!(bytes[4..], [10, 90, 2, 254, 0, 6, 0x1f, 0x90]);

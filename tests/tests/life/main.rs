@@ -6,6 +6,7 @@ mod flows;
 mod foreign;
 mod forwards;
 mod nics;
+mod rules;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

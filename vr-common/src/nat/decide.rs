@@ -10,6 +10,7 @@ use crate::{
         record::{Direction, Sort},
         track::{TCP_ACK, TCP_RST, TCP_SYN},
     },
+    tally::Tally,
     wire::{
         Addr, Be16,
         ipv4::Ipv4,
@@ -50,10 +51,12 @@ pub trait Tables {
     fn admits_anybody(&self) -> bool;
     /// The largest MSS that a TCP SYN may offer; 0 if any.
     fn mss(&self) -> u16;
-    /// The ends that the fragments of a datagram leave with, if its first one has been here.
-    fn recall(&self, datagram: &Datagram) -> Option<Ends>;
+    /// The ends that the fragments of a datagram leave with, and what counts them, if its first one has been here.
+    fn recall(&self, datagram: &Datagram) -> Option<(Ends, Tally)>;
     /// Remembers that for the fragments to come.
-    fn remember(&self, datagram: &Datagram, ends: &Ends);
+    fn remember(&self, datagram: &Datagram, ends: &Ends, tally: Tally);
+    /// Counts a packet of so many bytes for a rule.
+    fn tally(&self, tally: Tally, bytes: usize);
     /// The same plan. A kernel's verifier follows every way to a plan by itself to the program's end, unless they meet here.
     #[inline(always)]
     fn settle(&self, plan: Plan) -> Plan {
@@ -135,6 +138,8 @@ pub struct Plan {
     pub by_session: bool,
     /// How it is counted if it is forwarded.
     pub outcome: Outcome,
+    /// For which rule it is counted then.
+    pub tally: Tally,
 }
 
 impl Plan {
@@ -147,6 +152,7 @@ impl Plan {
             settled: false,
             by_session: false,
             outcome: Outcome::Routed,
+            tally: Tally::NONE,
         }
     }
 
@@ -158,13 +164,14 @@ impl Plan {
             settled: true,
             by_session: true,
             outcome: outcome(found),
+            tally: found.tally,
         }
     }
 
     /// As the first fragment went.
     #[inline(always)]
     #[must_use]
-    pub fn as_remembered(ip: &Ipv4, ends: Ends) -> Self {
+    pub fn as_remembered(ip: &Ipv4, ends: Ends, tally: Tally) -> Self {
         Self {
             // A later fragment shows no ports, so none of them changes.
             ends: Ends {
@@ -180,6 +187,7 @@ impl Plan {
                 (false, true) => Outcome::ForwardIn,
                 (false, false) => Outcome::Routed,
             },
+            tally,
         }
     }
 }
@@ -233,6 +241,7 @@ pub fn destination<T: Tables + ?Sized>(
         settled: true,
         by_session: false,
         outcome: Outcome::EipIn,
+        tally: Tally::inward(entry.rule),
     };
     if from_outside && is_eip && !entry.has(AddressEntry::SECOND) {
         return Ok(stateless);
@@ -263,6 +272,7 @@ pub fn destination<T: Tables + ?Sized>(
             sort,
             destination: entry.vm,
             destination_port: segment.flow.ends.destination_port,
+            rule: entry.rule,
         })
     } else {
         match opening(tables, &entry, from_outside, segment) {
@@ -320,6 +330,7 @@ fn opening<T: Tables + ?Sized>(
             },
             destination: forward.vm,
             destination_port: forward.vm_port(destination_port),
+            rule: forward.rule,
         });
     }
     // To a mapping's port: from inside always (RFC 4787 REQ-9), from outside only where anybody may.
@@ -337,6 +348,7 @@ fn opening<T: Tables + ?Sized>(
             },
             destination: host,
             destination_port: port,
+            rule: entry.rule,
         });
     }
     None
@@ -379,7 +391,7 @@ pub fn source<T: Tables + ?Sized>(
             None => {}
         }
     }
-    let AddressEntry { eip, .. } = tables.address(ip.source);
+    let AddressEntry { eip, eip_rule, .. } = tables.address(ip.source);
     if !eip.is_none() {
         return Ok(Plan {
             ends: Ends {
@@ -390,6 +402,7 @@ pub fn source<T: Tables + ?Sized>(
             // Its other fragments cannot tell that it was not a session's.
             by_session: has_sessions,
             outcome: Outcome::EipOut,
+            tally: Tally::outward(eip_rule),
         });
     }
     let segment = segment.ok_or(if ip.fragment.offset() != 0 {
@@ -402,6 +415,8 @@ pub fn source<T: Tables + ?Sized>(
         sort: Sort::Masquerade,
         destination: segment.flow.ends.destination,
         destination_port: segment.flow.ends.destination_port,
+        // That of the address that it gets.
+        rule: 0,
     })?;
     Ok(Plan::by(&found))
 }
@@ -453,6 +468,7 @@ fn plain<T: Tables + ?Sized>(
         sort: Sort::Plain,
         destination: segment.flow.ends.destination,
         destination_port: segment.flow.ends.destination_port,
+        rule: 0,
     };
     match tables.open(&opening) {
         Ok(found) => Ok(Plan::by(&found)),
@@ -478,17 +494,18 @@ impl Plan {
     /// In words, for memory.
     #[inline(always)]
     #[must_use]
-    pub const fn words(&self) -> [u32; 4] {
+    pub const fn words(&self) -> [u32; 5] {
         let [a, b, c] = self.ends.words();
         let flags = (self.settled as u32) << 16 | (self.by_session as u32) << 17;
-        [a, b, c, flags | self.outcome as u32]
+        [a, b, c, flags | self.outcome as u32, self.tally.index()]
     }
 
     /// The reverse of [`Plan::words`].
     #[inline(always)]
     #[must_use]
-    pub const fn from_words([a, b, c, d]: [u32; 4]) -> Self {
+    pub const fn from_words([a, b, c, d, e]: [u32; 5]) -> Self {
         Self {
+            tally: Tally::of_index(e),
             ends: Ends::of_words(a, b, c),
             settled: d & 1 << 16 != 0,
             by_session: d & 1 << 17 != 0,
@@ -544,10 +561,12 @@ mod tests {
         #[test]
         fn plans_come_back_from_their_words(
             outcome in proptest::sample::select(Outcome::ALL),
-            ends: [u32; 3], settled: bool, by_session: bool,
+            ends: [u32; 3], settled: bool, by_session: bool, tally: u32,
         ) {
             let [a, b, c] = ends;
-            let plan = Plan { ends: Ends::of_words(a, b, c), settled, by_session, outcome };
+            let ends = Ends::of_words(a, b, c);
+            let tally = Tally::of_index(tally);
+            let plan = Plan { ends, settled, by_session, outcome, tally };
             prop_assert_eq!(Plan::from_words(plan.words()), plan);
         }
     }

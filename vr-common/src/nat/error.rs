@@ -13,6 +13,7 @@ use crate::{
         flow::{Ends, Flow},
         record::Sort,
     },
+    tally::Tally,
     wire::{Addr, icmp::Quote, ipv4::Ipv4},
 };
 
@@ -61,6 +62,7 @@ pub fn destination<T: Tables + ?Sized>(
         unchanged.plan.ends.destination = entry.vm;
         unchanged.plan.settled = true;
         unchanged.plan.outcome = Outcome::EipIn;
+        unchanged.plan.tally = Tally::inward(entry.rule);
         if quote.ip.source == ip.destination {
             unchanged.quoted.source = entry.vm;
         }
@@ -89,6 +91,7 @@ pub fn destination<T: Tables + ?Sized>(
             } else {
                 Outcome::Hairpin
             },
+            tally: answer.tally,
         },
         quoted: quoted(flow, &answer),
     }
@@ -122,10 +125,11 @@ pub fn source<T: Tables + ?Sized>(
     if so_far.plan.settled || ingress.has(Interface::UPLINK) || !egress.has(Interface::UPLINK) {
         return Ok(so_far);
     }
-    let AddressEntry { eip, .. } = tables.address(ip.source);
+    let AddressEntry { eip, eip_rule, .. } = tables.address(ip.source);
     let known_by = if eip.is_none() { egress.address } else { eip };
     so_far.plan.settled = true;
     so_far.plan.outcome = Outcome::EipOut;
+    so_far.plan.tally = Tally::outward(eip_rule);
     if tables.has_sessions(quote.ip.destination)
         && let Some(flow) = flow
         && let Some(answer) = tables.peek(&flow.reversed())
@@ -136,6 +140,7 @@ pub fn source<T: Tables + ?Sized>(
             sender(ip, quote, &answer, known_by)
         };
         so_far.quoted = quoted(flow, &answer);
+        so_far.plan.tally = answer.tally;
         return Ok(so_far);
     }
     let quoted_eip = tables.address(quote.ip.destination).eip;

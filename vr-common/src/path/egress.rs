@@ -10,6 +10,7 @@ use crate::{
     outcome::Outcome,
     packet::Packet,
     session::flow::Ends,
+    tally::Tally,
     wire::{
         icmp::{self, Quote},
         ipv4::Ipv4,
@@ -156,10 +157,14 @@ fn egress_of_data<P: Packet + ?Sized, T: Tables>(
     } else {
         Outcome::EipOutViaKernel
     };
-    match rewrite.apply(packet, ip, 0) {
-        Some(()) => Verdict::Kernel(outcome),
-        None => Verdict::Drop(Outcome::NoMemory),
+    if rewrite.apply(packet, ip, 0).is_none() {
+        return Verdict::Drop(Outcome::NoMemory);
     }
+    // What TC ingress has translated by half is counted already.
+    if !departure.halfway {
+        tables.tally(plan.tally, packet.len());
+    }
+    Verdict::Kernel(outcome)
 }
 
 /// TC egress of an ICMP error that the kernel forwards.
@@ -183,9 +188,14 @@ pub fn error_egress<P: Packet + ?Sized, T: Tables>(
     let flow = quote.flow(packet);
     let flow = flow.known();
     let unchanged = Rewrite::none(&quote.ip);
-    let (rewrite, quoted, outcome) = if departure.halfway {
+    let (rewrite, quoted, outcome, tally) = if departure.halfway {
         match error::source_halfway(tables, ip, flow) {
-            Some(rewrite) => (rewrite, unchanged, Outcome::SessionOutViaKernel),
+            Some(rewrite) => (
+                rewrite,
+                unchanged,
+                Outcome::SessionOutViaKernel,
+                Tally::NONE,
+            ),
             None => return Verdict::Drop(Outcome::Untranslatable),
         }
     } else {
@@ -199,9 +209,12 @@ pub fn error_egress<P: Packet + ?Sized, T: Tables>(
             quoted: unchanged,
         };
         match error::source(tables, ingress, egress, ip, quote, flow, so_far) {
-            Ok(ErrorPlan { plan, quoted }) => {
-                (plan.rewrite(None), quoted, Outcome::EipOutViaKernel)
-            }
+            Ok(ErrorPlan { plan, quoted }) => (
+                plan.rewrite(None),
+                quoted,
+                Outcome::EipOutViaKernel,
+                plan.tally,
+            ),
             Err(outcome) => return refused(outcome),
         }
     };
@@ -209,7 +222,10 @@ pub fn error_egress<P: Packet + ?Sized, T: Tables>(
         return Verdict::Kernel(Outcome::Untranslated);
     }
     match write(packet, ip, &rewrite, quote, &quoted, 0) {
-        Some(()) => Verdict::Kernel(outcome),
+        Some(()) => {
+            tables.tally(tally, packet.len());
+            Verdict::Kernel(outcome)
+        }
         None => Verdict::Drop(Outcome::NoMemory),
     }
 }

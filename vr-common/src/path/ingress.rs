@@ -13,6 +13,7 @@ use crate::{
     outcome::Outcome,
     packet::Packet,
     session::record::Place,
+    tally::Tally,
     wire::{
         Addr, eth,
         icmp::{self, Quote},
@@ -100,7 +101,7 @@ fn ingress_of_data<P: Packet + ?Sized, R: Router>(
             let plan = router.settle(plan);
             remember(router, ip, &plan);
             let written = plan.rewrite(segment).apply(packet, ip, 1);
-            forwarded(packet, written, &hop, plan.outcome)
+            forwarded(packet, router, written, &hop, &plan)
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
@@ -124,6 +125,7 @@ fn ingress_of_data<P: Packet + ?Sized, R: Router>(
                     tag = router.tag(&segment.flow);
                 }
             }
+            router.tally(plan.tally, packet.len());
             left_to_kernel(&plan, ip, tag)
         }
     }
@@ -158,7 +160,7 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
     match finished {
         Ok((hop, ErrorPlan { plan, quoted })) => {
             let written = write(packet, ip, &plan.rewrite(None), quote, &quoted, 1);
-            forwarded(packet, written, &hop, plan.outcome)
+            forwarded(packet, router, written, &hop, &plan)
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
@@ -170,6 +172,7 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
             if write(packet, ip, &rewrite, quote, &quoted, 0).is_none() {
                 return Verdict::Drop(Outcome::NoMemory);
             }
+            router.tally(plan.tally, packet.len());
             // TC egress knows the session by the quote.
             left_to_kernel(&plan, ip, Place::NO_TAG)
         }
@@ -178,16 +181,18 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
 
 /// What becomes of a packet that was rewritten as a whole, if it could be `written`.
 #[inline(always)]
-fn forwarded<P: Packet + ?Sized>(
+fn forwarded<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
+    tables: &T,
     written: Option<()>,
     hop: &NextHop,
-    outcome: Outcome,
+    plan: &Plan,
 ) -> Verdict {
     if written.is_none() || eth::set_addresses(packet, hop.destination, hop.source).is_none() {
         return Verdict::Drop(Outcome::NoMemory);
     }
-    Verdict::Redirect(hop.ifindex, outcome)
+    tables.tally(plan.tally, packet.len());
+    Verdict::Redirect(hop.ifindex, plan.outcome)
 }
 
 /// What becomes of a packet of which the first half was rewritten.
@@ -235,6 +240,7 @@ fn remember_halfway<T: Tables + ?Sized>(tables: &T, ip: &Ipv4, plan: &Plan) {
         tables.remember(
             &Datagram::of(ip, ip.source, plan.ends.destination),
             &plan.ends,
+            Tally::NONE,
         );
     }
 }

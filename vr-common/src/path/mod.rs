@@ -100,14 +100,16 @@ fn recall<T: Tables + ?Sized>(tables: &T, ip: &Ipv4) -> Option<Plan> {
         return None;
     }
     let datagram = Datagram::of(ip, ip.source, ip.destination);
-    Some(Plan::as_remembered(ip, tables.recall(&datagram)?))
+    let (ends, tally) = tables.recall(&datagram)?;
+    Some(Plan::as_remembered(ip, ends, tally))
 }
 
 /// Has the later fragments of a first one's datagram go the same way.
 #[inline(always)]
 fn remember<T: Tables + ?Sized>(tables: &T, ip: &Ipv4, plan: &Plan) {
     if plan.by_session && ip.fragment.is_first() {
-        tables.remember(&Datagram::of(ip, ip.source, ip.destination), &plan.ends);
+        let datagram = Datagram::of(ip, ip.source, ip.destination);
+        tables.remember(&datagram, &plan.ends, plan.tally);
     }
 }
 

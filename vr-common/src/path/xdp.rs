@@ -77,6 +77,7 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(
         .apply(packet, &ip, 1)
         .ok_or(Outcome::Malformed)?;
     eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
+    router.tally(plan.tally, packet.len());
     Ok((hop, plan.outcome))
 }
 

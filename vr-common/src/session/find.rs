@@ -6,6 +6,7 @@ use super::{
     store::Store,
     track,
 };
+use crate::tally::Tally;
 
 /// A packet's flow, and what else of its transport header a session goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Found {
     pub sort: Sort,
     /// The packet's direction.
     pub direction: Direction,
+    /// For which rule it is counted.
+    pub tally: Tally,
 }
 
 impl Found {
@@ -44,10 +47,20 @@ impl Found {
     #[inline(always)]
     pub fn at<S: Store + ?Sized>(store: &S, place: Place) -> Option<Self> {
         let session = store.session(place)?;
+        let (sort, direction) = (Sort::from_number(session.sort)?, place.direction());
+        let goes_out = match sort {
+            Sort::Masquerade => Direction::Forth,
+            _ => Direction::Back,
+        };
         Some(Self {
-            ends: session.leaving(place.direction()),
-            sort: Sort::from_number(session.sort)?,
-            direction: place.direction(),
+            ends: session.leaving(direction),
+            sort,
+            direction,
+            tally: if direction as u32 == goes_out as u32 {
+                Tally::outward(session.rule)
+            } else {
+                Tally::inward(session.rule)
+            },
         })
     }
 }

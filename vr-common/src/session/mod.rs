@@ -212,6 +212,7 @@ mod tests {
                 sort: SORTS[sort],
                 destination: Addr::from_wire(destination),
                 destination_port: Be16::from_wire(port),
+                rule: destination,
             };
             prop_assert_eq!(Opening::from_words(opening.words()), Some(opening));
         }

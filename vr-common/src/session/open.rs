@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     outcome::Outcome,
+    tally::MASQUERADE_RULE,
     wire::{Addr, Be16, transport::ICMP},
 };
 
@@ -29,13 +30,15 @@ pub struct Opening {
     pub destination: Addr,
     /// The port there.
     pub destination_port: Be16,
+    /// The number of the rule ([`crate::tally`]); of a masqueraded one it follows from its address.
+    pub rule: u32,
 }
 
 impl Opening {
     /// In words, for memory.
     #[inline(always)]
     #[must_use]
-    pub const fn words(&self) -> [u32; 7] {
+    pub const fn words(&self) -> [u32; 8] {
         let Segment { flow, tcp_flags } = self.segment;
         let [a, b, c] = flow.ends.words();
         [
@@ -46,13 +49,16 @@ impl Opening {
             self.destination.wire(),
             self.destination_port.wire() as u32,
             (tcp_flags as u32) << 8 | self.sort as u32,
+            self.rule,
         ]
     }
 
     /// The reverse of [`Opening::words`].
     #[inline(always)]
     #[must_use]
-    pub const fn from_words([a, b, c, kind, destination, port, sort]: [u32; 7]) -> Option<Self> {
+    pub const fn from_words(
+        [a, b, c, kind, destination, port, sort, rule]: [u32; 8],
+    ) -> Option<Self> {
         let tcp_flags = (sort >> 8) as u8;
         let Some(sort) = Sort::from_number(sort as u8) else {
             return None;
@@ -70,6 +76,7 @@ impl Opening {
             sort,
             destination: Addr::from_wire(destination),
             destination_port: Be16::from_wire(port as u16),
+            rule,
         })
     }
 }
@@ -103,6 +110,11 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
         return Err(outcome);
     }
     let now = store.now();
+    let rule = if opening.sort == Sort::Masquerade {
+        MASQUERADE_RULE + u32::from(Outside::of_host(settings, host).pool)
+    } else {
+        opening.rule
+    };
     let session = Session {
         serial: store.random() | 1,
         last_seen: now,
@@ -114,6 +126,7 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
         },
         shown: [Session::SPOKE, 0],
         sort: opening.sort as u8,
+        rule,
         created: now,
         ..Session::EMPTY
     };

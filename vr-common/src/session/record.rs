@@ -3,6 +3,7 @@
 
 use super::flow::{Ends, Flow};
 use crate::nat::Datagram;
+use crate::tally::Tally;
 use crate::wire::{
     Addr, Be16,
     transport::{ICMP, TCP, UDP},
@@ -229,7 +230,7 @@ pub struct Session {
     pub sort: u8,
     /// Bits of [`Session::MAPPED`] and others.
     pub flags: u8,
-    /// Number of the rule that made it, for counting.
+    /// Number of the rule that made it ([`crate::tally`]).
     pub rule: u32,
     /// [`Mapping::serial`] of the mapping that it holds.
     pub mapping: u32,
@@ -406,11 +407,13 @@ pub struct Fragments {
     pub datagram: Datagram,
     /// The ends that it left with.
     pub ends: Ends,
+    /// For which rule they are counted.
+    pub tally: Tally,
     /// When.
     pub seen: Ticks,
 }
 
-const _: () = assert!(size_of::<Fragments>() == 28);
+const _: () = assert!(size_of::<Fragments>() == 32);
 
 /// Datagrams whose fragments are remembered; the one that was not used for longest makes room.
 pub const FRAGMENTS: u32 = 4096;

@@ -58,6 +58,7 @@ fn begin(store: &Store, flow: Flow, sort: Sort, to: (Ipv4Addr, u16)) -> Result<P
         sort,
         destination: to.0.into(),
         destination_port: Be16::new(to.1),
+        rule: 0,
     };
     open(store, &opening)
 }

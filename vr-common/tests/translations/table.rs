@@ -1,16 +1,21 @@
 //! The table, through the core.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::Ipv4Addr};
 
-use vr_common::outcome::{Hook, Outcome};
+use vr_common::{
+    layout::Counter,
+    outcome::{Hook, Outcome},
+    tally::{MASQUERADE_RULE, Tally},
+};
 use vr_tests::packet::{check_checksums, describe};
 
 use crate::{
     buffer::Buffer,
     support::{
         cases::{self, Case},
+        place::{EIPS, FORWARDS, UPLINK},
         run::{End, Way, in_program, on_host},
-        world::World,
+        world::{World, eip_rule, forward_rule},
     },
 };
 
@@ -47,6 +52,79 @@ fn every_packet_of_the_table_becomes_what_it_must() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// By the rule that its addresses are of, and in its direction. What is not translated, and what TC ingress has counted already, is
+/// not counted.
+#[test]
+fn every_translated_packet_is_counted_by_its_rule_once() {
+    let mut counted = HashSet::new();
+    for case in cases::all() {
+        let world = world_of(&case);
+        world.tallied.borrow_mut().clear();
+        let mut frame = case.input.clone();
+        on_host(&world, case.way, &mut frame);
+        let tallied: Vec<_> = world.tallied.borrow().clone().into_iter().collect();
+        let [from, to] = [26, 30].map(|at| address(&case.input, at));
+        let (new_from, outcome) = (address(&case.output, 26), case.end.outcome());
+        let expected = match outcome {
+            Outcome::EipIn | Outcome::EipInViaKernel => Some(Tally::inward(eip_rule(to))),
+            // A later fragment does not tell by what it goes out.
+            Outcome::EipOut | Outcome::EipOutViaKernel | Outcome::MasqueradeOut
+                if is_eip(new_from) =>
+            {
+                Some(Tally::outward(eip_rule(new_from)))
+            }
+            Outcome::MasqueradeOut if new_from == UPLINK => Some(Tally::outward(MASQUERADE_RULE)),
+            Outcome::MasqueradeIn if to == UPLINK => Some(Tally::inward(MASQUERADE_RULE)),
+            Outcome::ForwardIn | Outcome::ForwardOut | Outcome::Hairpin => {
+                let [(tally, _)] = tallied[..] else {
+                    panic!("{}: {tallied:?}", case.name);
+                };
+                let rule = tally.index() >> 1;
+                // A hairpin may be to an EIP, and to the port of a mapping.
+                let of_eip =
+                    rule == MASQUERADE_RULE || EIPS.iter().any(|(eip, _)| eip_rule(*eip) == rule);
+                let of_forward = FORWARDS.iter().any(|one| forward_rule(one) == rule);
+                let by_forward = outcome != Outcome::Hairpin;
+                assert!(
+                    of_forward || of_eip && !by_forward,
+                    "{}: {tally:?}",
+                    case.name
+                );
+                if by_forward {
+                    let inward = outcome == Outcome::ForwardIn;
+                    assert_eq!(tally.index() & 1 == 0, inward, "{}", case.name);
+                }
+                Some(tally)
+            }
+            _ => None,
+        };
+        if let Some(tally) = expected {
+            let one = Counter {
+                packets: 1,
+                bytes: case.input.len() as u64,
+            };
+            assert_eq!(tallied, [(tally, one)], "{} {from}", case.name);
+            counted.insert(outcome);
+        } else if !case.end.translates() {
+            assert_eq!(tallied, [], "{}", case.name);
+        } else {
+            assert!(tallied.len() <= 1, "{}: {tallied:?}", case.name);
+        }
+    }
+    assert_eq!(counted.len(), 9, "{counted:?}");
+}
+
+fn address(frame: &[u8], at: usize) -> Ipv4Addr {
+    let bytes = frame
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok());
+    Ipv4Addr::from(bytes.unwrap_or([0; 4]))
+}
+
+fn is_eip(address: Ipv4Addr) -> bool {
+    EIPS.iter().any(|(eip, _)| *eip == address)
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    rules,
     sessions::may_end_flows,
     state::{Failure, Owned, State, now},
     sysctl::Sysctls,
@@ -58,7 +59,7 @@ impl Situation {
     }
 
     pub fn desired(&self, config: &Config, backend: Backend) -> Result<Desired> {
-        let desired = desired(
+        let mut desired = desired(
             config,
             &self.machine,
             &self.sysctls,
@@ -69,6 +70,7 @@ impl Situation {
         if let Some(why) = desired.impossible.first() {
             bail!("{why}");
         }
+        rules::number(&mut desired.picture, &self.observed);
         Ok(desired)
     }
 

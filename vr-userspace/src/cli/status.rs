@@ -1,16 +1,23 @@
 //! `status`: what is loaded.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use anyhow::Result;
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
-use vr_common::{layout::Interface, outcome::Hook};
+use vr_common::{
+    layout::{Counter, Interface},
+    outcome::Hook,
+    tally::Tally,
+};
 
 use crate::{
+    ebpf::Generation,
     instance::Instance,
     netlink::Netlink,
     observed::observed,
+    picture::Picture,
+    rules::{What, rules},
     state::{Failure, State},
     sysctl::Sysctls,
 };
@@ -33,6 +40,18 @@ struct Status {
     last_failure: Option<Failure>,
     /// Program → outcome → packets and bytes.
     counters: BTreeMap<&'static str, BTreeMap<&'static str, Count>>,
+    /// Every rule of the file, and what went by it.
+    rules: Vec<RuleStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleStatus {
+    #[serde(flatten)]
+    what: What,
+    /// To what is behind the rule.
+    r#in: Count,
+    /// From there.
+    out: Count,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +78,15 @@ struct Count {
     bytes: u64,
 }
 
+impl From<Counter> for Count {
+    fn from(Counter { packets, bytes }: Counter) -> Self {
+        Self { packets, bytes }
+    }
+}
+
+/// Rules that are printed for people: those that had the most packets.
+const BUSIEST: usize = 20;
+
 pub async fn run(instance: &Instance, json: bool) -> Result<()> {
     let status = read(instance).await?;
     if json {
@@ -80,15 +108,13 @@ async fn read(instance: &Instance) -> Result<Status> {
         .collect();
     if let Some(generation) = generation {
         for (hook, outcome, counter) in generation.counters()? {
-            counters.entry(hook.name()).or_default().insert(
-                outcome.name(),
-                Count {
-                    packets: counter.packets,
-                    bytes: counter.bytes,
-                },
-            );
+            counters
+                .entry(hook.name())
+                .or_default()
+                .insert(outcome.name(), counter.into());
         }
     }
+    let rules = generation.map_or(Ok(Vec::new()), |generation| by_rule(generation, &picture))?;
     let interfaces = picture
         .interfaces
         .values()
@@ -131,7 +157,22 @@ async fn read(instance: &Instance) -> Result<Status> {
         pending: state.pending.clone(),
         last_failure: state.last_failure.clone(),
         counters,
+        rules,
     })
+}
+
+fn by_rule(generation: &Generation, picture: &Picture) -> Result<Vec<RuleStatus>> {
+    let counters = generation.rule_counters()?;
+    rules(picture)
+        .into_iter()
+        .map(|(number, what)| {
+            Ok(RuleStatus {
+                what,
+                r#in: counters.get(Tally::inward(number))?.into(),
+                out: counters.get(Tally::outward(number))?.into(),
+            })
+        })
+        .collect()
 }
 
 fn print(status: &Status) {
@@ -197,5 +238,43 @@ fn print(status: &Status) {
     }
     if any {
         println!("{table}");
+    }
+    print_rules(&status.rules);
+}
+
+fn print_rules(rules: &[RuleStatus]) {
+    let mut busiest: Vec<_> = rules
+        .iter()
+        .map(|rule| (rule.r#in.packets + rule.out.packets, rule))
+        .filter(|(packets, _)| *packets != 0)
+        .collect();
+    busiest.sort_by_key(|(packets, _)| Reverse(*packets));
+    if busiest.is_empty() {
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+        "rule",
+        "packets in",
+        "bytes in",
+        "packets out",
+        "bytes out",
+    ]);
+    for (_, rule) in busiest.iter().take(BUSIEST) {
+        let counts = [
+            rule.r#in.packets,
+            rule.r#in.bytes,
+            rule.out.packets,
+            rule.out.bytes,
+        ];
+        table.add_row(
+            [rule.what.to_string()]
+                .into_iter()
+                .chain(counts.map(|count| count.to_string())),
+        );
+    }
+    println!("{table}");
+    if let Some(more) = busiest.len().checked_sub(BUSIEST).filter(|more| *more > 0) {
+        println!("and {more} rules with fewer packets: see status --json");
     }
 }

@@ -20,9 +20,10 @@ use vr_common::{
 };
 
 use super::{
+    counters::RuleCounters,
     maps::{
         ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS, Next,
-        Room, SESSIONS, SETTINGS, capacity_for,
+        RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
     },
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing},
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     forwards::{Forwards, Prefix, prefix_from_bytes, prefix_to_bytes},
     picture::Picture,
+    rules,
 };
 
 /// What a picture needs of a generation.
@@ -43,6 +45,8 @@ pub struct Need {
     pub forwards: usize,
     /// Sessions, exactly.
     pub sessions: u32,
+    /// The highest number of a rule.
+    pub highest_rule: u32,
     /// Whether XDP is to run.
     pub xdp: bool,
 }
@@ -75,10 +79,12 @@ impl Generation {
         picture: &Picture,
         interfaces: &BTreeMap<u32, Interface>,
     ) -> Result<(Self, Programs)> {
-        let room = Room {
+        let highest_rule = rules::numbers(picture).max().unwrap_or_default();
+        let mut room = Room {
             addresses: capacity_for(picture.entries.len()),
             forwards: capacity_for(picture.forwards.len()),
             sessions: picture.sessions,
+            rules: counters_for(highest_rule),
         };
         let number = previous.iter().map(|previous| previous.number).max();
         // One that is just going could go while it is read; its maps stay as long as they are held here.
@@ -92,9 +98,17 @@ impl Generation {
                 .sessions()
                 .is_ok_and(|sessions| sessions == room.sessions)
         });
+        let counters = previous.map(Self::rule_counters).transpose()?;
+        let fits = counters
+            .as_ref()
+            .is_some_and(|counters| counters.len() >= room.rules);
+        if let Some(counters) = counters.as_ref().filter(|_| fits) {
+            room.rules = counters.len();
+        }
         let goes_on = |next| match next {
             Next::New => false,
             Next::GoesOn => true,
+            Next::GoesOnIfItFits => fits,
             Next::GoesOnWithSessions => same_room,
         };
         let reuse = previous.map_or(Ok(Vec::new()), |previous| previous.open_maps(goes_on))?;
@@ -104,6 +118,9 @@ impl Generation {
             Some(_) if same_room => {}
             Some(previous) => migrate(previous, &generation)?,
             None => generation.fill(FREE, 0..room.sessions)?,
+        }
+        if let Some(counters) = counters.filter(|_| !fits) {
+            counters.copy_to(&mut generation.rule_counters()?)?;
         }
         generation.fill(HELD_RING, 0..HELD_FRAMES)?;
         if let Some(settings) = &picture.settings {
@@ -123,9 +140,10 @@ impl Generation {
     /// If the kernel refuses them.
     pub fn tracing(&self) -> Result<(Self, Programs)> {
         let room = Room {
-            addresses: self.table::<4, 16>(ADDRESSES)?.capacity()?,
-            forwards: self.table::<FORWARD_KEY, 8>(FORWARDS)?.capacity()?,
+            addresses: self.addresses()?.capacity()?,
+            forwards: self.forwards()?.capacity()?,
             sessions: self.sessions()?,
+            rules: self.rule_counters()?.len(),
         };
         let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On)?;
         Ok((Self::of(&programs, self.number)?, programs))
@@ -191,11 +209,12 @@ impl Generation {
     }
 
     fn has_room(&self, need: Need) -> Result<bool> {
-        let addresses = self.table::<4, 16>(ADDRESSES)?.capacity()?;
-        let forwards = self.table::<FORWARD_KEY, 8>(FORWARDS)?.capacity()?;
+        let addresses = self.addresses()?.capacity()?;
+        let forwards = self.forwards()?.capacity()?;
         // A trie that is full takes not even another value of a prefix that it has.
         Ok(need.addresses <= addresses as usize
             && need.forwards < forwards as usize
+            && counters_for(need.highest_rule) <= self.rule_counters()?.len()
             && need.sessions == self.sessions()?)
     }
 
@@ -248,7 +267,7 @@ impl Generation {
             .into_iter()
             .map(|entry| (entry.address.octets(), entry.to_bytes()))
             .collect();
-        self.table::<4, 16>(ADDRESSES)?.write(&elements)
+        self.addresses()?.write(&elements)
     }
 
     /// Removes addresses, which must be there.
@@ -257,11 +276,11 @@ impl Generation {
     /// If the kernel refuses.
     pub fn remove_addresses(&self, addresses: impl IntoIterator<Item = Addr>) -> Result<()> {
         let keys: Vec<_> = addresses.into_iter().map(Addr::octets).collect();
-        self.table::<4, 16>(ADDRESSES)?.remove(&keys)
+        self.addresses()?.remove(&keys)
     }
 
     fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
-        let entries = self.table::<4, 16>(ADDRESSES)?.read()?;
+        let entries = self.addresses()?.read()?;
         Ok(entries
             .into_values()
             .map(AddressEntry::from_bytes)
@@ -281,7 +300,7 @@ impl Generation {
             .into_iter()
             .map(|(prefix, entry)| (prefix_to_bytes(prefix), entry.to_bytes()))
             .collect();
-        self.table::<FORWARD_KEY, 8>(FORWARDS)?.write(&elements)
+        self.forwards()?.write(&elements)
     }
 
     /// Removes prefixes, which must be there.
@@ -293,11 +312,11 @@ impl Generation {
         prefixes: impl IntoIterator<Item = &'a Prefix>,
     ) -> Result<()> {
         let keys: Vec<_> = prefixes.into_iter().map(prefix_to_bytes).collect();
-        self.table::<FORWARD_KEY, 8>(FORWARDS)?.remove(&keys)
+        self.forwards()?.remove(&keys)
     }
 
     fn read_forwards(&self) -> Result<Forwards> {
-        let elements = self.table::<FORWARD_KEY, 8>(FORWARDS)?.read()?;
+        let elements = self.forwards()?.read()?;
         Ok(elements
             .into_iter()
             .map(|(key, value)| (prefix_from_bytes(key), ForwardEntry::from_bytes(value)))
@@ -383,6 +402,22 @@ impl Generation {
         Table::open(self.map_id(name)?).with_context(|| format!("the map {name}"))
     }
 
+    fn addresses(&self) -> Result<Table<4, { size_of::<AddressEntry>() }>> {
+        self.table(ADDRESSES)
+    }
+
+    fn forwards(&self) -> Result<Table<FORWARD_KEY, { size_of::<ForwardEntry>() }>> {
+        self.table(FORWARDS)
+    }
+
+    /// The counters of rules.
+    ///
+    /// # Errors
+    /// If they are gone.
+    pub fn rule_counters(&self) -> Result<RuleCounters> {
+        RuleCounters::open(self.map(RULES)?)
+    }
+
     fn array<const V: usize>(&self, name: &str) -> Result<Array<MapData, [u8; V]>> {
         Map::Array(self.map(name)?)
             .try_into()
@@ -427,10 +462,7 @@ impl Generation {
                     .get(&hook.slot(*outcome), 0)?
                     .iter()
                     .map(|bytes| Counter::from_bytes(*bytes))
-                    .fold(Counter::default(), |sum, one| Counter {
-                        packets: sum.packets + one.packets,
-                        bytes: sum.bytes + one.bytes,
-                    });
+                    .fold(Counter::default(), Counter::plus);
                 if sum.packets != 0 {
                     counters.push((hook, *outcome, sum));
                 }

@@ -14,6 +14,17 @@ pub fn capacity_for(elements: usize) -> u32 {
         .max(MIN_CAPACITY)
 }
 
+/// The size of the counters of rules whose highest number is this: two of each.
+#[must_use]
+pub fn counters_for(highest: u32) -> u32 {
+    highest
+        .saturating_add(1)
+        .min(1 << 24)
+        .next_power_of_two()
+        .max(512)
+        * 2
+}
+
 /// What a generation has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -23,6 +34,8 @@ pub struct Room {
     pub forwards: u32,
     /// Sessions.
     pub sessions: u32,
+    /// Counters of rules.
+    pub rules: u32,
 }
 
 /// What becomes of a map when its generation is replaced.
@@ -32,6 +45,8 @@ pub enum Next {
     New,
     /// It goes on.
     GoesOn,
+    /// It goes on if it has room for all rules; otherwise it is copied.
+    GoesOnIfItFits,
     /// It goes on with all others of its kind, if there is to be room for as many sessions as there is; otherwise the
     /// sessions move into new ones.
     GoesOnWithSessions,
@@ -53,6 +68,7 @@ pub const FORWARDS: &str = "FORWARDS";
 pub const INTERFACES: &str = "INTERFACES";
 pub const SETTINGS: &str = "SETTINGS";
 pub const COUNTERS: &str = "COUNTERS";
+pub const RULES: &str = "RULES";
 pub const SESSIONS: &str = "SESSIONS";
 pub const INDEX: &str = "INDEX";
 pub const MAPPINGS: &str = "MAPPINGS";
@@ -65,12 +81,13 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const HELD_RING: &str = "HELD_RING";
 
 /// All of them. A map that is to go on from one generation to the next has to be named here, and nowhere else.
-pub const MAPS: [MapRule; 15] = [
+pub const MAPS: [MapRule; 16] = [
     rule(ADDRESSES, Next::New, Some(|room| room.addresses)),
     rule(FORWARDS, Next::New, Some(|room| room.forwards)),
     rule(INTERFACES, Next::New, None),
     rule(SETTINGS, Next::New, None),
     rule(COUNTERS, Next::GoesOn, None),
+    rule(RULES, Next::GoesOnIfItFits, Some(|room| room.rules)),
     rule(FRAGMENTS, Next::GoesOn, None),
     // Fragments that wait when the generation changes are given up.
     rule(HELD_RING, Next::New, None),

@@ -4,6 +4,7 @@
 //! stays as long as the interface, its maps stay as long as the program, and all of it is found again by the numbers
 //! that the kernel gave them (`BPF_*_GET_FD_BY_ID`).
 
+mod counters;
 mod generation;
 mod hooks;
 mod maps;
@@ -13,6 +14,7 @@ mod scratch;
 mod sessions;
 mod table;
 
+pub use counters::RuleCounters;
 pub use generation::{Generation, Need};
 pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
 pub use maps::{MIN_CAPACITY, Room, capacity_for};

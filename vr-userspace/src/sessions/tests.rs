@@ -63,6 +63,7 @@ impl Tables {
                     vm,
                     offset: 80u16.wrapping_sub(from),
                     reserved: 0,
+                    rule: 0,
                 },
             )
         };
@@ -347,6 +348,7 @@ fn sessions_are_looked_at_when_forwards_or_the_uplink_have_changed() {
             vm: HOST,
             offset: 0,
             reserved: 0,
+            rule: 0,
         };
         ((key, ForwardKey::BITS), entry)
     };
@@ -380,6 +382,7 @@ fn the_longest_prefix_of_a_port_counts() {
         vm: HOST,
         offset,
         reserved: 0,
+        rule: 0,
     };
     let rule = |port, bits, offset| {
         let key = ForwardKey {

@@ -129,6 +129,7 @@ pub fn all_comes_back(store: &Store, context: &str) {
             sort: Sort::Plain,
             destination: ends.destination,
             destination_port: ends.destination_port,
+            rule: 0,
         };
         let opened = open(store, &opening);
         // At first the index may be full of what is over.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use vr_common::{
-    layout::{AddressEntry, ForwardEntry, ForwardKey, Interface, port_prefixes},
+    layout::{AddressEntry, Counter, ForwardEntry, ForwardKey, Interface, port_prefixes},
     nat::{Datagram, Tables},
     outcome::Outcome,
     path::{NextHop, RouteQuery, Router},
@@ -17,6 +17,7 @@ use vr_common::{
         record::{Place, Settings, Ticks},
         store::Store as _,
     },
+    tally::{FIRST_RULE, MASQUERADE_RULE, Tally},
     wire::{Addr, Be16, eth},
 };
 
@@ -35,7 +36,9 @@ pub struct World {
     /// By prefixes of the key, with their length in bits.
     pub forwards: BTreeMap<(ForwardKey, u32), ForwardEntry>,
     pub store: Store,
-    fragments: RefCell<HashMap<Datagram, (Ends, Ticks)>>,
+    fragments: RefCell<HashMap<Datagram, (Ends, Tally, Ticks)>>,
+    /// What was counted by rule.
+    pub tallied: RefCell<HashMap<Tally, Counter>>,
     /// A session to be begun, and why there still is none: see [`World::begin`].
     pending: Cell<Option<Opening>>,
     refusal: Cell<Option<Outcome>>,
@@ -62,6 +65,7 @@ impl World {
             forwards: BTreeMap::new(),
             store: Store::new(64, settings()),
             fragments: RefCell::default(),
+            tallied: RefCell::default(),
             pending: Cell::default(),
             refusal: Cell::default(),
             tag: Cell::new(Place::NO_TAG),
@@ -83,7 +87,8 @@ impl World {
                 world.interfaces.insert(interface.ifindex, interface);
             }
         }
-        world.role(UPLINK).flags = AddressEntry::MASQUERADE;
+        let uplink = world.role(UPLINK);
+        (uplink.flags, uplink.rule) = (AddressEntry::MASQUERADE, MASQUERADE_RULE);
         for (eip, vm) in EIPS {
             world.add_eip(eip, vm);
         }
@@ -102,11 +107,11 @@ impl World {
         self.local.insert(eip);
         let entry = self.role(vm);
         if entry.eip.is_none() {
-            entry.eip = eip.into();
+            (entry.eip, entry.eip_rule) = (eip.into(), eip_rule(eip));
         }
         let is_first = entry.eip == eip.into();
         let entry = self.role(eip);
-        entry.vm = vm.into();
+        (entry.vm, entry.rule) = (vm.into(), eip_rule(eip));
         if !is_first {
             entry.flags |= AddressEntry::SECOND;
         }
@@ -132,9 +137,11 @@ impl World {
         for (place, address) in self.store.settings.pool.iter_mut().zip(pool) {
             *place = (*address).into();
         }
-        for address in pool {
+        for (address, number) in pool.iter().zip(MASQUERADE_RULE + 1..) {
             self.local.insert(*address);
-            self.role(*address).flags |= AddressEntry::MASQUERADE;
+            let entry = self.role(*address);
+            entry.flags |= AddressEntry::MASQUERADE;
+            entry.rule = number;
         }
     }
 
@@ -182,6 +189,16 @@ impl World {
     }
 }
 
+/// The number of an EIP's rule.
+pub fn eip_rule(eip: Ipv4Addr) -> u32 {
+    FIRST_RULE + u32::from(eip.octets()[3])
+}
+
+/// The number of a forward's.
+pub fn forward_rule(forward: &Forward) -> u32 {
+    FIRST_RULE + 0x100 + u32::from(forward.ports.0)
+}
+
 /// The prefixes that make up a range of ports.
 fn prefixes(forward: &Forward) -> Vec<((ForwardKey, u32), ForwardEntry)> {
     let Forward {
@@ -193,6 +210,7 @@ fn prefixes(forward: &Forward) -> Vec<((ForwardKey, u32), ForwardEntry)> {
         vm: forward.vm.into(),
         offset: vm_port.wrapping_sub(first),
         reserved: 0,
+        rule: forward_rule(forward),
     };
     let key = |port| ForwardKey {
         eip: forward.eip.into(),
@@ -266,15 +284,21 @@ impl Tables for World {
     fn mss(&self) -> u16 {
         0
     }
-    fn recall(&self, datagram: &Datagram) -> Option<Ends> {
-        let (ends, seen) = *self.fragments.borrow().get(datagram)?;
+    fn recall(&self, datagram: &Datagram) -> Option<(Ends, Tally)> {
+        let (ends, tally, seen) = *self.fragments.borrow().get(datagram)?;
         let age = self.store.now().wrapping_sub(seen);
-        (age <= self.store.settings.fragment).then_some(ends)
+        (age <= self.store.settings.fragment).then_some((ends, tally))
     }
-    fn remember(&self, datagram: &Datagram, ends: &Ends) {
+    fn remember(&self, datagram: &Datagram, ends: &Ends, tally: Tally) {
         let now = self.store.now();
         let mut fragments = self.fragments.borrow_mut();
-        fragments.insert(*datagram, (*ends, now));
+        fragments.insert(*datagram, (*ends, tally, now));
+    }
+    fn tally(&self, tally: Tally, bytes: usize) {
+        let mut tallied = self.tallied.borrow_mut();
+        let counter = tallied.entry(tally).or_default();
+        counter.packets += 1;
+        counter.bytes += bytes as u64;
     }
 }
 
