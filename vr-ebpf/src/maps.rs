@@ -242,6 +242,14 @@ impl Store for Sessions {
         Some(session_acquire()).filter(|slot| *slot != u32::MAX)
     }
     #[inline(always)]
+    fn stays(&self, slot: u32, is_young: bool, is_calm: bool) -> Option<store::Queue> {
+        match session_stays(slot, u32::from(is_young), u32::from(is_calm)) {
+            0 => None,
+            1 => Some(store::Queue::Young),
+            _ => Some(store::Queue::Old),
+        }
+    }
+    #[inline(always)]
     fn map_source(&self, slot: u32) -> bool {
         session_map_source(slot) != 0
     }
@@ -333,6 +341,17 @@ pub extern "C" fn session_open() -> u32 {
 #[inline(never)]
 extern "C" fn session_acquire() -> u32 {
     session::step::acquire(&Sessions).unwrap_or(u32::MAX)
+}
+
+/// [`session::step::stays`]; 0 if its session may be ended, 1 for the young ones' queue, 2 for the old ones'.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_stays(slot: u32, is_young: u32, is_calm: u32) -> u32 {
+    match session::step::stays(&Sessions, slot, is_young != 0, is_calm != 0) {
+        None => 0,
+        Some(store::Queue::Young) => 1,
+        Some(_) => 2,
+    }
 }
 
 /// [`session::step::map_source`].

@@ -23,7 +23,7 @@ pub mod step {
     pub use super::{
         mapping::{map_source, release, roomy_block, take_one_of},
         open::enter,
-        reclaim::acquire,
+        reclaim::{acquire, stays},
     };
 }
 

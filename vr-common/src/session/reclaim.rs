@@ -27,12 +27,12 @@ const CALM_LOOKS: Range<u32> = 2..6;
 /// While there are free slots, a few others are looked at all the same, and the first that has ended becomes free: its host
 /// still counts it, and the index and the mappings still have what it had.
 ///
-/// The loop only looks, and what is found is ended behind it: the verifier goes through a loop's body once for every turn.
+/// The loop only looks, by a step of its own, and what is found is ended behind it: the verifier goes through a loop's body once for
+/// every turn.
 #[inline(always)]
 pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
-    let settings = store.settings()?;
     let free = store.pop(Queue::Free);
-    let found = look(store, settings, free.is_some());
+    let found = look(store, free.is_some());
     if let Some(slot) = found {
         reclaim(store, slot);
         if free.is_some() {
@@ -44,7 +44,7 @@ pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
 
 /// Takes out of the queues a slot whose session may be ended: of those that live, none while all is calm.
 #[inline(always)]
-fn look<S: Store + ?Sized>(store: &S, settings: &Settings, is_calm: bool) -> Option<u32> {
+fn look<S: Store + ?Sized>(store: &S, is_calm: bool) -> Option<u32> {
     for look in 0..LOOKS {
         if is_calm && !CALM_LOOKS.contains(&look) {
             continue;
@@ -52,7 +52,7 @@ fn look<S: Store + ?Sized>(store: &S, settings: &Settings, is_calm: bool) -> Opt
         let is_young = YOUNG_LOOKS.contains(&look);
         let slot = store.pop(if is_young { Queue::Young } else { Queue::Old });
         if let Some(slot) = slot {
-            match stays(store, settings, slot, is_young, is_calm) {
+            match store.stays(slot, is_young, is_calm) {
                 Some(queue) => store.push(queue, slot),
                 None => return Some(slot),
             }
@@ -63,13 +63,13 @@ fn look<S: Store + ?Sized>(store: &S, settings: &Settings, is_calm: bool) -> Opt
 
 /// The queue that a slot goes on in; `None` if its session may be ended.
 #[inline(always)]
-fn stays<S: Store + ?Sized>(
+pub fn stays<S: Store + ?Sized>(
     store: &S,
-    settings: &Settings,
     slot: u32,
     is_young: bool,
     is_calm: bool,
 ) -> Option<Queue> {
+    let settings = store.settings()?;
     let session = store.slot(slot)?;
     if session.serial == 0 || is_dead(store, settings, slot, &session) {
         return None;
