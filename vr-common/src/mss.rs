@@ -8,14 +8,10 @@ use crate::{
     wire::{
         eth,
         ipv4::{self, Ipv4},
-        transport::TCP,
+        transport::{TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_LEN},
     },
 };
 
-const DATA_OFFSET: usize = 12;
-const FLAGS: usize = 13;
-const CHECKSUM: usize = 16;
-const OPTIONS: usize = 20;
 /// Options that are looked at: a SYN has MSS, window scale, SACK, timestamps and what pads them.
 const LOOKS: usize = 12;
 const END: u8 = 0;
@@ -35,17 +31,17 @@ pub fn clamp<P: Packet + ?Sized>(packet: &mut P, limit: u16) -> Option<()> {
         return None;
     }
     let tcp = ip.payload_at();
-    if tcp + OPTIONS > ip.end() || !packet.reach(tcp + OPTIONS) {
+    if tcp + TCP_HEADER_LEN > ip.end() || !packet.reach(tcp + TCP_HEADER_LEN) {
         return None;
     }
-    if packet.u8(tcp + FLAGS)? & TCP_SYN == 0 {
+    if packet.u8(tcp + TCP_FLAGS)? & TCP_SYN == 0 {
         return None;
     }
-    let end = tcp + (usize::from(packet.u8(tcp + DATA_OFFSET)? >> 4) << 2);
+    let end = tcp + (usize::from(packet.u8(tcp + TCP_DATA_OFFSET)? >> 4) << 2);
     if end > ip.end() || !packet.reach(end) {
         return None;
     }
-    let mut at = OPTIONS;
+    let mut at = TCP_HEADER_LEN;
     for _ in 0..LOOKS {
         if tcp + at + 4 > end {
             return None;
@@ -87,7 +83,7 @@ fn lower<P: Packet + ?Sized>(packet: &mut P, tcp: usize, at: usize, limit: u16) 
     };
     let words = Delta::default().word(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
     packet.update_transport_checksum(
-        tcp + CHECKSUM,
+        tcp + TCP_CHECKSUM,
         Delta::default(),
         words,
         ZeroChecksum::IsASum,

@@ -18,7 +18,7 @@ use crate::{
         Addr, eth,
         icmp::{self, Quote},
         ipv4::Ipv4,
-        transport::{TCP, UDP},
+        transport::{TCP, TCP_DATA_OFFSET, UDP},
     },
 };
 
@@ -252,7 +252,7 @@ fn segment_len<P: Packet + ?Sized>(packet: &P, ip: &Ipv4, gso_size: u32) -> Opti
         return Some(ip.total_len);
     }
     let transport = match ip.protocol {
-        TCP => usize::from(packet.u8(ip.payload_at() + 12)? >> 4) << 2,
+        TCP => usize::from(packet.u8(ip.payload_at() + TCP_DATA_OFFSET)? >> 4) << 2,
         UDP => 8,
         _ => return None,
     };

@@ -26,7 +26,7 @@ use crate::{
         eth::{self, Mac},
         icmp::{self, Quote},
         ipv4::{self, Ipv4},
-        transport::{ICMP, TCP},
+        transport::{ICMP, TCP, TCP_FLAGS, TCP_HEADER_LEN},
     },
 };
 
@@ -160,16 +160,13 @@ fn write<P: Packet + ?Sized>(
 /// What a session knows a packet by.
 #[inline(always)]
 fn segment<P: Packet + ?Sized>(packet: &P, ip: &Ipv4) -> Segment {
-    /// The shortest header of a packet in one piece: one that is shorter tells nothing.
-    const TCP_HEADER: usize = 20;
-    const TCP_FLAGS: usize = 13;
-
     let mut segment = Segment {
         flow: Flow::read(packet, ip, ip.end()),
         tcp_flags: 0,
     };
     if ip.protocol == TCP && ip.fragment.offset() == 0 {
-        if ip.payload_at() + TCP_HEADER <= ip.end() {
+        // A header that is shorter tells nothing, unless the rest of it is in another fragment.
+        if ip.payload_at() + TCP_HEADER_LEN <= ip.end() {
             segment.tcp_flags = packet.u8(ip.payload_at() + TCP_FLAGS).unwrap_or(0);
         } else if !ip.fragment.is_fragment() {
             segment.flow.kind = Flow::UNKNOWN;

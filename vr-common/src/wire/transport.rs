@@ -14,6 +14,15 @@ pub const DCCP: u8 = 33;
 /// UDP-Lite's protocol number (RFC 3828).
 pub const UDPLITE: u8 = 136;
 
+/// Length of a TCP header without options, in bytes (RFC 9293 §3.1).
+pub const TCP_HEADER_LEN: usize = 20;
+/// Where its upper four bits say how many words the header has.
+pub const TCP_DATA_OFFSET: usize = 12;
+/// Where its flags are.
+pub const TCP_FLAGS: usize = 13;
+/// Where its checksum is.
+pub const TCP_CHECKSUM: usize = 16;
+
 /// A transport checksum that covers the IPv4 pseudo-header, so that it changes with the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportChecksum {
@@ -34,7 +43,7 @@ impl TransportChecksum {
     #[must_use]
     pub fn find(ip: &Ipv4, end: usize) -> Option<Self> {
         let (in_header, zero) = match ip.protocol {
-            TCP => (16, ZeroChecksum::IsASum),
+            TCP => (TCP_CHECKSUM, ZeroChecksum::IsASum),
             UDP => (6, ZeroChecksum::MeansNone),
             UDPLITE | DCCP => (6, ZeroChecksum::IsASum),
             _ => return None,
