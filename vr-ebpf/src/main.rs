@@ -15,7 +15,7 @@ mod maps;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -43,18 +43,42 @@ pub fn xdp_ingress_mb(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn xdp_one(ctx: &XdpContext) -> u32 {
-    let mut frame = Frame::new(ctx);
-    let bytes = frame.len();
-    let maps = Maps::of_xdp(ctx);
-    let (action, outcome) = match path::xdp(&mut frame, &maps, maps.ifindex) {
+    let raw = ctx.ctx;
+    let mut turn = Turn::from_word(xdp_data(raw, 0));
+    if turn == Turn::Begins {
+        turn = Turn::from_word(xdp_data(raw, session_open()));
+    }
+    let (action, outcome) = match turn {
         // Also back by the interface that it came by: a veth wakes its other end for XDP_TX only if that runs XDP too, and
         // for a redirected frame whenever it can take one.
-        Ok((hop, outcome)) => (kernel::redirect(hop.ifindex) as u32, outcome),
-        Err(outcome) => (xdp_action::XDP_PASS, outcome),
+        Turn::Over(Verdict::Redirect(ifindex, outcome)) => {
+            (kernel::redirect(ifindex) as u32, outcome)
+        }
+        Turn::Over(Verdict::Drop(outcome)) => (xdp_action::XDP_DROP, outcome),
+        Turn::Over(Verdict::Kernel(outcome) | Verdict::Halfway(_, outcome)) => {
+            (xdp_action::XDP_PASS, outcome)
+        }
+        Turn::Begins | Turn::IsError | Turn::IsEarly => (xdp_action::XDP_PASS, Outcome::NewSession),
     };
-    maps::count(Hook::Xdp, outcome, bytes);
-    trace(ctx, &frame, Hook::Xdp, maps.ifindex, outcome);
+    let frame = Frame::new(ctx);
+    maps::count(Hook::Xdp, outcome, frame.len());
+    trace(
+        ctx,
+        &frame,
+        Hook::Xdp,
+        ctx.ingress_ifindex() as u32,
+        outcome,
+    );
     action
+}
+
+/// [`path::xdp`]; the word of a [`Turn`], as of the parts of the TC programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_data(ctx: *mut xdp_md, opened: u64) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let maps = Maps::of_xdp(&ctx, opened);
+    path::xdp(&mut Frame::new(&ctx), &maps, maps.ifindex).word()
 }
 
 /// TC ingress: the complete translation, for what XDP left and for interfaces without XDP.
@@ -111,9 +135,9 @@ fn outcome(number: u32) -> Outcome {
 /// [`path::data_ingress`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_ingress_data(skb: *mut __sk_buff, refusal: u32) -> u64 {
+extern "C" fn tc_ingress_data(skb: *mut __sk_buff, opened: u64) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, opened));
     let arrival = skb.arrival();
     path::data_ingress(&mut skb, &maps, &arrival).word()
 }
@@ -185,9 +209,9 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
 /// [`path::data_egress`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32, refusal: u32) -> u64 {
+extern "C" fn tc_egress_data(skb: *mut __sk_buff, halfway: u32, opened: u64) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, refusal));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, opened));
     let departure = skb.departure(halfway != 0);
     path::data_egress(&mut skb, &maps, &departure).word()
 }

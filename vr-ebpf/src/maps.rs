@@ -1,5 +1,7 @@
 //! The maps, and the look-ups that the decision makes in them.
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup},
     macros::map,
@@ -92,9 +94,9 @@ static FRAGMENTS: LruHashMap<Datagram, Fragments> = LruHashMap::with_max_entries
 #[map]
 static PLAN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
 
-/// A session that is to begin.
+/// A session that is to begin, and whether [`FIB`] has its packet's next hop already.
 #[map]
-static PENDING: PerCpuArray<[u32; 8]> = PerCpuArray::with_max_entries(1, 0);
+static PENDING: PerCpuArray<[u32; 9]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The result of [`fragments_recall`].
 #[map]
@@ -320,19 +322,21 @@ extern "C" fn session_tagged(tag: u32, addresses: u64, rest: u64) -> u64 {
     session::tagged(&Sessions, tag, &halfway).map_or(0, |place| place.word())
 }
 
-/// Begins the session that is [`PENDING`]; the number of the outcome that a packet has which still finds none.
+/// Begins the session that is [`PENDING`]; [`Place::word`], or the number of the outcome that its packet has, which is less.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn session_open() -> u32 {
+pub extern "C" fn session_open() -> u64 {
+    const NONE: u64 = Outcome::TableFull as u64;
     let Some(place) = PENDING.get_ptr(0) else {
-        return Outcome::TableFull as u32;
+        return NONE;
     };
-    let Some(opening) = Opening::from_words(kernel::left(place)) else {
-        return Outcome::TableFull as u32;
+    let [a, b, c, d, e, f, g, h, _] = kernel::left(place);
+    let Some(opening) = Opening::from_words([a, b, c, d, e, f, g, h]) else {
+        return NONE;
     };
     match session::open(&Sessions, &opening) {
-        Ok(_) => Outcome::TableFull as u32,
-        Err(outcome) => outcome as u32,
+        Ok(place) => place.word(),
+        Err(outcome) => outcome as u64,
     }
 }
 
@@ -466,26 +470,30 @@ pub struct Maps {
     /// Index of the interface whose program runs.
     pub ifindex: u32,
     ctx: RawContext,
-    /// What became of the session that the packet was to begin when it was here before; 0 if it was not. A session is begun
-    /// by the program, between two runs through the path: nested, their stack frames would not fit.
-    refusal: u32,
+    /// What became of the session that the packet was to begin when it was here before ([`session_open`]); 0 if it was not. A
+    /// session is begun by the program, between two runs through the path: nested, their stack frames would not fit.
+    opened: u64,
+    /// Whether the FIB has answered.
+    is_routed: Cell<bool>,
 }
 
 impl Maps {
     #[inline(always)]
-    pub fn of_xdp(ctx: &XdpContext) -> Self {
+    pub fn of_xdp(ctx: &XdpContext, opened: u64) -> Self {
         Self {
             ifindex: ctx.ingress_ifindex() as u32,
             ctx: RawContext::of(ctx),
-            refusal: 0,
+            opened,
+            is_routed: Cell::new(false),
         }
     }
     #[inline(always)]
-    pub fn of_tc(ctx: &TcContext, refusal: u32) -> Self {
+    pub fn of_tc(ctx: &TcContext, opened: u64) -> Self {
         Self {
             ifindex: kernel::ifindex(ctx),
             ctx: RawContext::of(ctx),
-            refusal,
+            opened,
+            is_routed: Cell::new(false),
         }
     }
 }
@@ -517,6 +525,9 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn session(&self, segment: &Segment) -> Option<Found> {
+        if self.opened >> 32 != 0 {
+            return found(self.opened);
+        }
         let [addresses, rest] = segment.flow.words();
         found(session_find(addresses, rest, u32::from(segment.tcp_flags)))
     }
@@ -548,11 +559,13 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn open(&self, opening: &Opening) -> Result<Found, Outcome> {
-        if self.refusal != 0 {
-            return Err(Outcome::from_number(self.refusal).unwrap_or(Outcome::TableFull));
+        if self.opened != 0 {
+            return Err(Outcome::from_number(self.opened as u32).unwrap_or(Outcome::TableFull));
         }
         if let Some(place) = PENDING.get_ptr_mut(0) {
-            kernel::through(place, opening.words());
+            let [a, b, c, d, e, f, g, h] = opening.words();
+            let is_routed = u32::from(self.is_routed.get());
+            kernel::through(place, [a, b, c, d, e, f, g, h, is_routed]);
         }
         Err(Outcome::NewSession)
     }
@@ -614,9 +627,22 @@ impl Tables for Maps {
 
 impl Router for Maps {
     #[inline(always)]
+    fn has_tried(&self) -> bool {
+        self.opened != 0
+    }
+    #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
         let fib = FIB.get_ptr_mut(0).ok_or(Outcome::NotForwarded)?;
-        kernel::fib_lookup(&self.ctx, fib, query)
+        // The second time the answer is there: the look-up is what costs most of all.
+        if self.has_tried()
+            && let Some(place) = PENDING.get_ptr(0)
+            && let [.., 1] = kernel::left(place)
+        {
+            return Ok(kernel::fib_answer(fib));
+        }
+        kernel::fib_lookup(&self.ctx, fib, query)?;
+        self.is_routed.set(true);
+        Ok(kernel::fib_answer(fib))
     }
 }
 

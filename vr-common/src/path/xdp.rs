@@ -1,6 +1,6 @@
 //! XDP ingress.
 
-use super::{IP_AT, NextHop, RouteQuery, Router, segment};
+use super::{IP_AT, NextHop, RouteQuery, Router, Turn, Verdict, segment};
 use crate::{
     csum::Sum,
     layout::Interface,
@@ -16,11 +16,25 @@ use crate::{
 };
 
 /// XDP ingress: finishes a packet, or leaves it untouched.
+#[inline(always)]
+pub fn xdp<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, ifindex: u32) -> Turn {
+    match finish(packet, router, ifindex) {
+        Ok((hop, outcome)) => Turn::Over(Verdict::Redirect(hop.ifindex, outcome)),
+        Err(Outcome::NewSession) => Turn::Begins,
+        // TC would be refused too.
+        Err(outcome) if router.has_tried() && outcome.is_refusal() => {
+            Turn::Over(Verdict::Drop(outcome))
+        }
+        Err(outcome) => Turn::Over(Verdict::Kernel(outcome)),
+    }
+}
+
+/// Finishes the packet.
 ///
 /// # Errors
 /// Why it was left untouched.
 #[inline(always)]
-pub fn xdp<P: Packet + ?Sized, R: Router>(
+fn finish<P: Packet + ?Sized, R: Router>(
     packet: &mut P,
     router: &R,
     ifindex: u32,

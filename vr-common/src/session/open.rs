@@ -11,7 +11,7 @@ use super::{
     reclaim::{self, is_dead_at},
     record::{Direction, Host, Place, Session, Settings, Sort},
     store::{Queue, Store},
-    track::TCP_RST,
+    track::{TCP_FIN, TCP_RST},
 };
 use crate::{
     outcome::Outcome,
@@ -124,7 +124,7 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
             destination_port: opening.destination_port,
             ..flow.ends
         },
-        shown: [Session::SPOKE, 0],
+        shown: [begun_with(opening.segment.tcp_flags), 0],
         sort: opening.sort as u8,
         rule,
         created: now,
@@ -145,6 +145,16 @@ pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Ou
     store.count_host(host, begun);
     store.push(Queue::Young, slot);
     Ok(Place::new(slot, serial, Direction::Forth))
+}
+
+/// What its first packet shows.
+#[inline(always)]
+const fn begun_with(tcp_flags: u8) -> u8 {
+    if tcp_flags & TCP_FIN == 0 {
+        Session::SPOKE
+    } else {
+        Session::SPOKE | Session::FIN
+    }
 }
 
 /// Whether the host inside may have one more.

@@ -60,13 +60,13 @@ pub fn redirect(ifindex: u32) -> i64 {
     unsafe { helpers::generated::bpf_redirect(ifindex, 0) }
 }
 
-/// Asks the kernel's FIB and neighbour table, by way of `fib`, this CPU's own.
+/// Asks the kernel's FIB and neighbour table, by way of `fib`, this CPU's own, where the answer is then.
 #[inline(always)]
 pub fn fib_lookup(
     ctx: &RawContext,
     fib: *mut bpf_fib_lookup,
     query: &RouteQuery,
-) -> Result<NextHop, Outcome> {
+) -> Result<(), Outcome> {
     const AF_INET: u8 = 2;
     // SAFETY: a valid context, and a structure of the size that is said, which only the program that runs uses.
     unsafe {
@@ -82,14 +82,23 @@ pub fn fib_lookup(
         let rc =
             helpers::generated::bpf_fib_lookup(ctx.0, fib, size_of::<bpf_fib_lookup>() as i32, 0);
         match rc as u32 {
-            bindings::BPF_FIB_LKUP_RET_SUCCESS => Ok(NextHop {
-                ifindex: (*fib).ifindex,
-                destination: Mac::from_octets((*fib).dmac),
-                source: Mac::from_octets((*fib).smac),
-            }),
+            bindings::BPF_FIB_LKUP_RET_SUCCESS => Ok(()),
             bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Err(Outcome::NoNeighbour),
             bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
             _ => Err(Outcome::NotForwarded),
+        }
+    }
+}
+
+/// What [`fib_lookup`] has found last.
+#[inline(always)]
+pub fn fib_answer(fib: *const bpf_fib_lookup) -> NextHop {
+    // SAFETY: as for `fib_lookup`.
+    unsafe {
+        NextHop {
+            ifindex: (*fib).ifindex,
+            destination: Mac::from_octets((*fib).dmac),
+            source: Mac::from_octets((*fib).smac),
         }
     }
 }

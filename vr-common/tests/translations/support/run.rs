@@ -115,7 +115,7 @@ pub fn on_host(world: &World, way: Way, frame: &mut [u8]) -> End {
 /// Sends a packet through the part of a program that is in the core; a packet that begins a session goes twice, as there.
 pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> End {
     let mut turn = once(world, way, packet);
-    if turn == Turn::Begins && way.hook() != Hook::Xdp {
+    if turn == Turn::Begins {
         world.begin();
         turn = once(world, way, packet);
         world.begun();
@@ -138,10 +138,7 @@ pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -
 fn once<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -> Turn {
     let ifindex = world.index(way.port());
     match way {
-        Way::Xdp(_) => match path::xdp(packet, world, ifindex) {
-            Ok((hop, outcome)) => Verdict::Redirect(hop.ifindex, outcome).into(),
-            Err(outcome) => Verdict::Kernel(outcome).into(),
-        },
+        Way::Xdp(_) => path::xdp(packet, world, ifindex),
         Way::Ingress {
             gso_size, tagged, ..
         } => path::tc_ingress(

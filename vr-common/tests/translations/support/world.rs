@@ -42,6 +42,7 @@ pub struct World {
     /// A session to be begun, and why there still is none: see [`World::begin`].
     pending: Cell<Option<Opening>>,
     refusal: Cell<Option<Outcome>>,
+    opened: Cell<Option<Place>>,
     /// What TC ingress has left last for TC egress.
     pub tag: Cell<u32>,
     /// The router's own addresses, and broadcasts.
@@ -68,6 +69,7 @@ impl World {
             tallied: RefCell::default(),
             pending: Cell::default(),
             refusal: Cell::default(),
+            opened: Cell::default(),
             tag: Cell::new(Place::NO_TAG),
             local: HashSet::new(),
             neighbours: HashMap::new(),
@@ -169,13 +171,15 @@ impl World {
     /// must find it.
     pub fn begin(&self) {
         let opening = self.pending.take().expect("a session to be begun");
-        let refusal = session::open(&self.store, &opening).err();
-        self.refusal
-            .set(Some(refusal.unwrap_or(Outcome::TableFull)));
+        let opened = session::open(&self.store, &opening);
+        self.opened.set(opened.ok());
+        let refusal = opened.err().unwrap_or(Outcome::TableFull);
+        self.refusal.set(Some(refusal));
     }
     /// The packet is through.
     pub fn begun(&self) {
         self.refusal.set(None);
+        self.opened.set(None);
     }
 
     pub fn index(&self, port: Port) -> u32 {
@@ -252,6 +256,9 @@ impl Tables for World {
         self.store.host(host).all != 0
     }
     fn session(&self, segment: &Segment) -> Option<Found> {
+        if let Some(place) = self.opened.get() {
+            return Found::at(&self.store, place);
+        }
         Found::at(&self.store, session::find(&self.store, segment)?)
     }
     fn peek(&self, flow: &Flow) -> Option<Found> {
@@ -303,6 +310,9 @@ impl Tables for World {
 }
 
 impl Router for World {
+    fn has_tried(&self) -> bool {
+        self.refusal.get().is_some()
+    }
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
         let destination = Ipv4Addr::from(query.destination);
         if self.local.contains(&destination) {

@@ -118,7 +118,7 @@ impl Rows {
         );
     }
 
-    /// XDP leaves it, and TC begins a session by it and finishes it. The rows that are written by `then` come after it.
+    /// XDP and TC begin a session by it and finish it alike. The rows that are written by `then` come after it.
     #[expect(clippy::too_many_arguments, reason = "the columns of the table")]
     fn begins(
         &mut self,
@@ -131,10 +131,19 @@ impl Rows {
         then: impl FnOnce(&mut Self),
     ) {
         let frame = to(port, input.clone());
-        self.only_tc(name, port, input, Outcome::NewSession, outcome, hop, output);
+        self.both(name, port, input, outcome, hop, output);
         self.1.push((Way::ingress(port), frame));
         then(self);
         self.1.pop();
+    }
+
+    /// XDP and TC drop it alike.
+    fn dropped(&mut self, name: &str, port: Port, input: Packet, outcome: Outcome) {
+        let input = to(port, input);
+        for way in [Way::Xdp(port), Way::ingress(port)] {
+            let end = End::Dropped(outcome);
+            self.row(name, way, input.clone(), end, input.clone());
+        }
     }
 
     /// TC drops it, and XDP leaves that to it.

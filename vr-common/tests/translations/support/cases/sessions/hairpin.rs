@@ -1,6 +1,6 @@
 //! Rules 5 and 7.
 
-use vr_common::outcome::Outcome::{Hairpin, NewSession, NotForwarded, Untranslatable};
+use vr_common::outcome::Outcome::{Hairpin, NotForwarded, Untranslatable};
 use vr_tests::packet::{Packet, flags};
 
 use super::super::{Rows, answer, to, udp};
@@ -96,11 +96,10 @@ fn hairpin(rows: &mut Rows) {
             );
         },
     );
-    rows.refused(
+    rows.dropped(
         "a VM's reset to an EIP that ends nothing",
         Port::A,
         tcp((VM1, 1), (EIP2, 2), flags::RST),
-        NewSession,
         Untranslatable,
     );
 }

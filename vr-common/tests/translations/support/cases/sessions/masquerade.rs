@@ -1,8 +1,6 @@
 //! Rule 3.
 
-use vr_common::outcome::Outcome::{
-    MasqueradeIn, MasqueradeOut, NewSession, NotForwarded, Untranslatable,
-};
+use vr_common::outcome::Outcome::{MasqueradeIn, MasqueradeOut, NotForwarded, Untranslatable};
 use vr_tests::packet::{Packet, flags};
 
 use super::super::{Rows, answer, to, udp};
@@ -184,11 +182,10 @@ fn masquerade_refused(rows: &mut Rows) {
     let reset = tcp((BARE, 50001), (CLIENT, 80), flags::RST);
     let idle = Packet::echo_reply(BARE, CLIENT, 5, 1);
     for (name, packet) in [("a reset", reset), ("an echo reply", idle)] {
-        rows.refused(
+        rows.dropped(
             &format!("{name} of a host without an EIP that ends nothing"),
             Port::A,
             packet,
-            NewSession,
             Untranslatable,
         );
     }

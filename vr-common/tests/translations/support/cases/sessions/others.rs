@@ -1,7 +1,7 @@
 //! A VM's second EIP, plain routing, and fragments of all.
 
 use vr_common::outcome::Outcome::{
-    EipIn, EipOut, ForwardIn, Fragment, FragmentUnknown, Hairpin, MasqueradeOut, NewSession, Routed,
+    EipIn, EipOut, ForwardIn, Fragment, FragmentUnknown, Hairpin, MasqueradeOut, Routed,
 };
 use vr_tests::packet::{Packet, flags, fragments};
 
@@ -70,24 +70,21 @@ fn second_eip(rows: &mut Rows) {
         );
     }
     // Nothing to tell a session by: it goes in all the same.
-    for (name, xdp, packet) in [
+    for (name, packet) in [
         (
             "a reset",
-            NewSession,
             [EIP1B, VM1].map(|to| tcp((CLIENT, 1), (to, 2), flags::RST)),
         ),
         (
             "an echo reply",
-            NewSession,
             [EIP1B, VM1].map(|to| Packet::echo_reply(CLIENT, to, 1, 1)),
         ),
     ] {
         let [before, after] = packet;
-        rows.only_tc(
+        rows.both(
             &format!("{name} to the second EIP of a VM"),
             Port::Up,
             before,
-            xdp,
             EipIn,
             TO_VM1,
             after.ttl(63),
@@ -146,11 +143,10 @@ fn plain(rows: &mut Rows) {
             },
         );
     }
-    rows.only_tc(
+    rows.both(
         "a reset to a private address is routed all the same",
         Port::Up,
         tcp((CLIENT, 1), (BARE, 2), flags::RST),
-        NewSession,
         Routed,
         TO_BARE,
         tcp((CLIENT, 1), (BARE, 2), flags::RST).ttl(63),
