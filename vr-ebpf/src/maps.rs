@@ -240,12 +240,8 @@ impl Store for Sessions {
         }
     }
     #[inline(always)]
-    fn acquire(&self) -> Option<u32> {
-        Some(session_acquire()).filter(|slot| *slot != u32::MAX)
-    }
-    #[inline(always)]
-    fn stays(&self, slot: u32, is_young: bool, is_calm: bool) -> Option<store::Queue> {
-        match session_stays(slot, u32::from(is_young), u32::from(is_calm)) {
+    fn stays(&self, slot: u32, is_young: bool, is_calm: bool, now: Ticks) -> Option<store::Queue> {
+        match session_stays(slot, u32::from(is_young), u32::from(is_calm), now) {
             0 => None,
             1 => Some(store::Queue::Young),
             _ => Some(store::Queue::Old),
@@ -322,22 +318,24 @@ extern "C" fn session_tagged(tag: u32, addresses: u64, rest: u64) -> u64 {
     session::tagged(&Sessions, tag, &halfway).map_or(0, |place| place.word())
 }
 
-/// Begins the session that is [`PENDING`]; [`Place::word`], or the number of the outcome that its packet has, which is less.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn session_open() -> u64 {
-    const NONE: u64 = Outcome::TableFull as u64;
-    let Some(place) = PENDING.get_ptr(0) else {
-        return NONE;
-    };
-    let [a, b, c, d, e, f, g, h, _] = kernel::left(place);
-    let Some(opening) = Opening::from_words([a, b, c, d, e, f, g, h]) else {
-        return NONE;
-    };
-    match session::open(&Sessions, &opening) {
-        Ok(place) => place.word(),
-        Err(outcome) => outcome as u64,
+/// Begins the session that is [`PENDING`]; [`Place::word`], or the number of the outcome that its packet has, which is less. Its two
+/// steps are subprograms of the program's own, not one of the other's, for the sake of the stack.
+#[inline(always)]
+pub fn session_open() -> u64 {
+    if !pending().is_some_and(|opening| opening.may_begin()) {
+        return Outcome::Untranslatable as u64;
     }
+    match session_acquire() {
+        u32::MAX => Outcome::TableFull as u64,
+        slot => session_begin(slot),
+    }
+}
+
+/// What is [`PENDING`].
+#[inline(always)]
+fn pending() -> Option<Opening> {
+    let [a, b, c, d, e, f, g, h, _] = kernel::left(PENDING.get_ptr(0)?);
+    Opening::from_words([a, b, c, d, e, f, g, h])
 }
 
 /// [`session::step::acquire`]; the slot, or all ones.
@@ -347,11 +345,24 @@ extern "C" fn session_acquire() -> u32 {
     session::step::acquire(&Sessions).unwrap_or(u32::MAX)
 }
 
+/// [`session::step::begin`] with what is [`PENDING`]; as [`session_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_begin(slot: u32) -> u64 {
+    let Some(opening) = pending() else {
+        return Outcome::TableFull as u64;
+    };
+    match session::step::begin(&Sessions, slot, &opening) {
+        Ok(place) => place.word(),
+        Err(outcome) => outcome as u64,
+    }
+}
+
 /// [`session::step::stays`]; 0 if its session may be ended, 1 for the young ones' queue, 2 for the old ones'.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn session_stays(slot: u32, is_young: u32, is_calm: u32) -> u32 {
-    match session::step::stays(&Sessions, slot, is_young != 0, is_calm != 0) {
+extern "C" fn session_stays(slot: u32, is_young: u32, is_calm: u32, now: Ticks) -> u32 {
+    match session::step::stays(&Sessions, slot, is_young != 0, is_calm != 0, now) {
         None => 0,
         Some(store::Queue::Young) => 1,
         Some(_) => 2,
@@ -627,14 +638,10 @@ impl Tables for Maps {
 
 impl Router for Maps {
     #[inline(always)]
-    fn has_tried(&self) -> bool {
-        self.opened != 0
-    }
-    #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
         let fib = FIB.get_ptr_mut(0).ok_or(Outcome::NotForwarded)?;
         // The second time the answer is there: the look-up is what costs most of all.
-        if self.has_tried()
+        if self.opened != 0
             && let Some(place) = PENDING.get_ptr(0)
             && let [.., 1] = kernel::left(place)
         {

@@ -37,8 +37,6 @@ pub trait Router: Tables {
     /// # Errors
     /// [`Outcome::NotForwarded`], [`Outcome::NoNeighbour`], [`Outcome::TooBig`].
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome>;
-    /// Whether this is the packet's second run, after a session was to be begun for it.
-    fn has_tried(&self) -> bool;
 }
 
 /// What a route depends on.

@@ -21,10 +21,8 @@ pub fn xdp<P: Packet + ?Sized, R: Router>(packet: &mut P, router: &R, ifindex: u
     match finish(packet, router, ifindex) {
         Ok((hop, outcome)) => Turn::Over(Verdict::Redirect(hop.ifindex, outcome)),
         Err(Outcome::NewSession) => Turn::Begins,
-        // TC would be refused too.
-        Err(outcome) if router.has_tried() && outcome.is_refusal() => {
-            Turn::Over(Verdict::Drop(outcome))
-        }
+        // TC would refuse it too.
+        Err(outcome) if outcome.is_refusal() => Turn::Over(Verdict::Drop(outcome)),
         Err(outcome) => Turn::Over(Verdict::Kernel(outcome)),
     }
 }

@@ -1,7 +1,8 @@
 //! Mappings: the outside port that a host's port has, the same to all peers (RFC 4787 REQ-1).
 //!
-//! A mapping is two elements of one map. The outside's is entered first, where nothing was: that is the allocation of the port,
-//! whichever CPU does it. It counts the sessions that hold it, and knows when the last of them ends.
+//! A mapping is an element of a map under its outside port. It is entered where nothing was: that is the allocation of the port,
+//! whichever CPU does it. It counts the sessions that hold it, and knows when the last of them ends. A host that could not keep
+//! its own port has a second element, under its inside port, that leads to the first.
 
 use super::{
     flow::Ends,
@@ -132,10 +133,14 @@ pub fn map_source<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
         protocol: session.flow.protocol,
         side: outside.inside(),
     };
-    let expires = store.now().wrapping_add(track::timeout(&session, settings));
+    // It was filled just now: asking the clock costs as much as a look-up.
+    let expires = session
+        .last_seen
+        .wrapping_add(track::timeout(&session, settings));
     let mut obtained = existing(store, &inside, &outside, expires);
     if obtained.is_none() {
-        obtained = allocate(store, settings, &inside, &outside, expires);
+        let mapping = Mapping::held_once(&inside, outside.pool, expires, session.serial);
+        obtained = allocate(store, settings, &inside, &outside, &mapping);
     }
     let Obtained { port, serial } = obtained;
     store.set_source(slot, outside.address, port, serial);
@@ -161,7 +166,7 @@ impl Obtained {
     }
 }
 
-/// The mapping that a host's port has, held once more.
+/// The mapping to another port that a host's port has, held once more.
 #[inline(always)]
 fn existing<S: Store + ?Sized>(
     store: &S,
@@ -202,30 +207,28 @@ fn allocate<S: Store + ?Sized>(
     settings: &Settings,
     inside: &Endpoint,
     outside: &Outside,
-    expires: Ticks,
+    mapping: &Mapping,
 ) -> Obtained {
-    let serial = store.random() | 1;
-    let mapping = Mapping::held_once(inside, outside.pool, expires, serial);
-    let own = inside.port.get();
-    let random = store.random();
-    let mut port = inside.port;
-    if !settings.is_pooled(inside.protocol, port) || !take(store, inside, outside, &mapping, port) {
-        let block = store.roomy_block(inside.protocol, outside.pool, random);
-        let start = (random >> 8) & 0xfe | u32::from(own & 1);
-        port = store.take_one_of(inside, outside, expires, serial, block << 8 | start);
-        if port == Be16::new(0) {
-            return Obtained::NONE;
+    let serial = mapping.serial;
+    if settings.is_pooled(inside.protocol, inside.port) {
+        let own = own_port(store, inside, outside, mapping);
+        if !own.is_none() {
+            return own;
         }
     }
-    store.count_ports(
-        ports_of(outside.pool, inside.protocol) + u32::from(port.get() >> 8),
-        1,
-    );
+    let random = store.random();
+    let block = store.roomy_block(inside.protocol, outside.pool, random);
+    let start = (random >> 8) & 0xfe | u32::from(inside.port.get() & 1);
+    let port = store.take_one_of(inside, outside, mapping.expires, serial, block << 8 | start);
+    if port == Be16::new(0) {
+        return Obtained::NONE;
+    }
+    count_one(store, inside.protocol, outside.pool, port);
     let back = Mapping {
         address: outside.address,
         port,
         side: Endpoint::OUTSIDE,
-        ..mapping
+        ..*mapping
     };
     if store.map(inside, &back) {
         return Obtained { port, serial };
@@ -237,8 +240,48 @@ fn allocate<S: Store + ?Sized>(
         protocol: inside.protocol,
         side: Endpoint::OUTSIDE,
     };
-    remove(store, &endpoint, &mapping);
+    remove(store, &endpoint, mapping);
     Obtained::NONE
+}
+
+/// The outside port that is the same as the inside's, if it is free, or this host's already.
+#[inline(always)]
+fn own_port<S: Store + ?Sized>(
+    store: &S,
+    inside: &Endpoint,
+    outside: &Outside,
+    mapping: &Mapping,
+) -> Obtained {
+    let port = inside.port;
+    if take(store, inside, outside, mapping, port) {
+        count_one(store, inside.protocol, outside.pool, port);
+        return Obtained {
+            port,
+            serial: mapping.serial,
+        };
+    }
+    let endpoint = Endpoint {
+        address: outside.address,
+        port,
+        protocol: inside.protocol,
+        side: Endpoint::OUTSIDE,
+    };
+    match store.mapping(&endpoint) {
+        Some(other) if other.address == inside.address && other.port == port => {
+            store.hold_mapping(&endpoint, 1);
+            store.extend_mapping(&endpoint, mapping.expires);
+            Obtained {
+                port,
+                serial: other.serial,
+            }
+        }
+        _ => Obtained::NONE,
+    }
+}
+
+#[inline(always)]
+fn count_one<S: Store + ?Sized>(store: &S, protocol: u8, pool: u8, port: Be16) {
+    store.count_ports(ports_of(pool, protocol) + u32::from(port.get() >> 8), 1);
 }
 
 /// Takes a free port of the block of `start`, the first of its parity from there on, or else of the other; 0 if there is none. (So
@@ -374,7 +417,7 @@ pub fn release<S: Store + ?Sized>(store: &S, slot: u32) {
     }
 }
 
-/// Removes both sides.
+/// Removes a mapping, and what leads to it from inside.
 #[inline(always)]
 fn remove<S: Store + ?Sized>(store: &S, endpoint: &Endpoint, mapping: &Mapping) {
     let inside = Endpoint {
@@ -383,9 +426,10 @@ fn remove<S: Store + ?Sized>(store: &S, endpoint: &Endpoint, mapping: &Mapping) 
         protocol: endpoint.protocol,
         side: mapping.side,
     };
-    if store
-        .mapping(&inside)
-        .is_some_and(|back| back.serial == mapping.serial && back.port == endpoint.port)
+    if mapping.port != endpoint.port
+        && store
+            .mapping(&inside)
+            .is_some_and(|back| back.serial == mapping.serial && back.port == endpoint.port)
     {
         store.unmap(&inside);
     }

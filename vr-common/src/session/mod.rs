@@ -22,7 +22,7 @@ pub use open::{Opening, open};
 pub mod step {
     pub use super::{
         mapping::{map_source, release, roomy_block, take_one_of},
-        open::enter,
+        open::{begin, enter},
         reclaim::{acquire, stays},
     };
 }

@@ -35,6 +35,14 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// Whether its packet may begin one: not if it ends, or answers, what nobody here knows.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_begin(&self) -> bool {
+        let Segment { flow, tcp_flags } = self.segment;
+        tcp_flags & TCP_RST == 0 && (flow.protocol != ICMP || flow.asks())
+    }
+
     /// In words, for memory.
     #[inline(always)]
     #[must_use]
@@ -84,37 +92,43 @@ impl Opening {
 /// Ports that are tried where a session must have one that its peer does not see from us yet.
 const TRIES: u32 = 32;
 
-/// Begins a session; where its first direction is.
+/// Begins a session; where its first direction is. A kernel does these steps by itself.
 ///
 /// # Errors
-/// Why there is none: a limit ([`Outcome::HostLimit`], [`Outcome::HalfOpenLimit`], [`Outcome::TableFull`]), no port
-/// ([`Outcome::NoPort`]), or nothing to begin one by ([`Outcome::Untranslatable`]).
+/// [`Outcome::Untranslatable`] if there is nothing to begin one by, [`Outcome::TableFull`], and those of [`begin`].
 #[inline(always)]
 pub fn open<S: Store + ?Sized>(store: &S, opening: &Opening) -> Result<Place, Outcome> {
-    let settings = store.settings().ok_or(Outcome::TableFull)?;
-    let flow = opening.segment.flow;
-    let is_idle_answer = flow.protocol == ICMP && !flow.asks();
-    if opening.segment.tcp_flags & TCP_RST != 0 || is_idle_answer {
-        // It ends, or answers, what nobody here knows.
+    if !opening.may_begin() {
         return Err(Outcome::Untranslatable);
     }
+    // Before it is asked what the host has: of that, something may have ended.
+    let slot = reclaim::acquire(store).ok_or(Outcome::TableFull)?;
+    begin(store, slot, opening)
+}
+
+/// Begins a session in a slot of the caller's, which has another owner afterwards; where its first direction is.
+///
+/// # Errors
+/// Why there is none: a limit ([`Outcome::HostLimit`], [`Outcome::HalfOpenLimit`]) or no port ([`Outcome::NoPort`]).
+#[inline(always)]
+pub fn begin<S: Store + ?Sized>(store: &S, slot: u32, opening: &Opening) -> Result<Place, Outcome> {
+    let settings = store.settings().ok_or(Outcome::TableFull)?;
+    let flow = opening.segment.flow;
     let host = if opening.sort.is_from_outside() {
         opening.destination
     } else {
         flow.ends.source
     };
-    // Before it is asked what the host has: of that, something may have ended.
-    let slot = store.acquire().ok_or(Outcome::TableFull)?;
     if let Err(outcome) = admit(store, settings, host, opening.sort) {
         store.push(Queue::Free, slot);
         return Err(outcome);
     }
-    let now = store.now();
     let rule = if opening.sort == Sort::Masquerade {
         MASQUERADE_RULE + u32::from(Outside::of_host(settings, host).pool)
     } else {
         opening.rule
     };
+    let now = store.now();
     let session = Session {
         serial: store.random() | 1,
         last_seen: now,

@@ -9,7 +9,7 @@ use core::ops::Range;
 
 use super::{
     flow::Flow,
-    record::{Direction, Place, Session, Settings},
+    record::{Direction, Place, Session, Settings, Ticks},
     store::{Queue, Store},
     track,
 };
@@ -19,8 +19,8 @@ const LOOKS: u32 = 48;
 /// These of them are at young slots: those that have become old since go to their queue, and the first other is taken. Some old
 /// ones are looked at before that, or else those that have ended would wait there for as long as a flood lasts.
 const YOUNG_LOOKS: Range<u32> = 4..20;
-/// While there are free slots, only these looks are made.
-const CALM_LOOKS: Range<u32> = 2..6;
+/// While there are free slots, only these looks are made: one at an old slot, one at a young one.
+const CALM_LOOKS: Range<u32> = 3..5;
 
 /// A slot for a new session, now the caller's; `None` if all hold assured ones, as far as was looked.
 ///
@@ -31,8 +31,9 @@ const CALM_LOOKS: Range<u32> = 2..6;
 /// every turn.
 #[inline(always)]
 pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
+    let now = store.now();
     let free = store.pop(Queue::Free);
-    let found = look(store, free.is_some());
+    let found = look(store, free.is_some(), now);
     if let Some(slot) = found {
         reclaim(store, slot);
         if free.is_some() {
@@ -44,15 +45,18 @@ pub fn acquire<S: Store + ?Sized>(store: &S) -> Option<u32> {
 
 /// Takes out of the queues a slot whose session may be ended: of those that live, none while all is calm.
 #[inline(always)]
-fn look<S: Store + ?Sized>(store: &S, is_calm: bool) -> Option<u32> {
+fn look<S: Store + ?Sized>(store: &S, is_calm: bool, now: Ticks) -> Option<u32> {
     for look in 0..LOOKS {
-        if is_calm && !CALM_LOOKS.contains(&look) {
+        if is_calm && look >= CALM_LOOKS.end {
+            break;
+        }
+        if is_calm && look < CALM_LOOKS.start {
             continue;
         }
         let is_young = YOUNG_LOOKS.contains(&look);
         let slot = store.pop(if is_young { Queue::Young } else { Queue::Old });
         if let Some(slot) = slot {
-            match store.stays(slot, is_young, is_calm) {
+            match store.stays(slot, is_young, is_calm, now) {
                 Some(queue) => store.push(queue, slot),
                 None => return Some(slot),
             }
@@ -68,10 +72,11 @@ pub fn stays<S: Store + ?Sized>(
     slot: u32,
     is_young: bool,
     is_calm: bool,
+    now: Ticks,
 ) -> Option<Queue> {
     let settings = store.settings()?;
     let session = store.slot(slot)?;
-    if session.serial == 0 || is_dead(store, settings, slot, &session) {
+    if session.serial == 0 || is_dead(store, settings, slot, &session, now) {
         return None;
     }
     let is_half_open = is_young && !session.is_assured();
@@ -92,8 +97,9 @@ fn is_dead<S: Store + ?Sized>(
     settings: &Settings,
     slot: u32,
     session: &Session,
+    now: Ticks,
 ) -> bool {
-    track::is_over(session, settings, store.now())
+    track::is_over(session, settings, now)
         || store.place(&session.flow) != Some(Place::new(slot, session.serial, Direction::Forth))
 }
 

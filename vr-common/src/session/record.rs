@@ -457,7 +457,7 @@ pub struct Waiting {
 
 const _: () = assert!(size_of::<Waiting>() == 96);
 
-/// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping.
+/// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping. The inside has an element only where its port is another.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

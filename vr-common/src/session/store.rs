@@ -20,7 +20,7 @@ pub enum Queue {
 
 /// The maps of sessions, and the clock. Each call is atomic by itself, and nothing more is.
 ///
-/// The last seven are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
+/// The last six are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
 pub trait Store {
     /// The tick now.
     fn now(&self) -> Ticks;
@@ -76,15 +76,10 @@ pub trait Store {
     /// Puts a slot that the caller owns into a queue.
     fn push(&self, queue: Queue, slot: u32);
 
-    /// [`super::reclaim::acquire`].
-    #[inline(always)]
-    fn acquire(&self) -> Option<u32> {
-        super::reclaim::acquire(self)
-    }
     /// [`super::reclaim::stays`].
     #[inline(always)]
-    fn stays(&self, slot: u32, is_young: bool, is_calm: bool) -> Option<Queue> {
-        super::reclaim::stays(self, slot, is_young, is_calm)
+    fn stays(&self, slot: u32, is_young: bool, is_calm: bool, now: Ticks) -> Option<Queue> {
+        super::reclaim::stays(self, slot, is_young, is_calm, now)
     }
     /// [`super::mapping::map_source`].
     #[inline(always)]

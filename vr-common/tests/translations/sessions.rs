@@ -154,7 +154,8 @@ fn the_identifier_0_is_no_mapping_that_nobody_holds() {
         for host in [BARE, MIDDLE] {
             masquerade(&store, ask(host)).expect("room");
         }
-        assert_eq!(store.mappings().len(), 4, "{seed}: {:?}", store.mappings());
+        // That of the first, which kept its own; both sides of the second's.
+        assert_eq!(store.mappings().len(), 3, "{seed}: {:?}", store.mappings());
         if cfg!(miri) {
             break;
         }

@@ -310,9 +310,6 @@ impl Tables for World {
 }
 
 impl Router for World {
-    fn has_tried(&self) -> bool {
-        self.refusal.get().is_some()
-    }
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
         let destination = Ipv4Addr::from(query.destination);
         if self.local.contains(&destination) {

@@ -197,11 +197,10 @@ fn masquerade_refused(rows: &mut Rows) {
         ("udp of 7 bytes", short),
         ("tcp of 17 bytes", cut),
     ] {
-        rows.refused(
+        rows.dropped(
             &format!("{name} of a host without an EIP"),
             Port::A,
             packet,
-            Untranslatable,
             Untranslatable,
         );
     }
