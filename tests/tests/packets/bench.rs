@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, Queue};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use vr_common::outcome::{Hook, Outcome};
-use vr_common::session::record::{Host, Session};
+use vr_common::session::record::{Fragments, Host, Session};
 use vr_tests::{link::Via, netns::Netns, packet::describe};
 use vr_userspace::ebpf::{Generation, Programs};
 use vr_userspace::picture::Picture;
@@ -18,6 +18,7 @@ use crate::support::{
 };
 
 /// Actions, as linux/bpf.h and linux/pkt_cls.h number them.
+const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 const TC_ACT_UNSPEC: u32 = -1i32 as u32;
@@ -134,14 +135,15 @@ impl Bench {
             return Ok(None);
         };
         let outcome = self.counted(&before, way.hook(), frame.len())?;
-        let went = match (way, action) {
-            (Way::Xdp(_), XDP_REDIRECT) | (Way::Ingress { .. }, TC_ACT_REDIRECT) => Went::Out,
-            (Way::Xdp(_), XDP_PASS) | (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_UNSPEC) => {
-                Went::On
-            }
-            (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_SHOT) => Went::Nowhere,
-            _ => bail!("{} ended with action {action}", way.hook().name()),
-        };
+        let went =
+            match (way, action) {
+                (Way::Xdp(_), XDP_REDIRECT) | (Way::Ingress { .. }, TC_ACT_REDIRECT) => Went::Out,
+                (Way::Xdp(_), XDP_PASS)
+                | (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_UNSPEC) => Went::On,
+                (Way::Xdp(_), XDP_DROP)
+                | (Way::Ingress { .. } | Way::Egress { .. }, TC_ACT_SHOT) => Went::Nowhere,
+                _ => bail!("{} ended with action {action}", way.hook().name()),
+            };
         Ok(Some(Ran {
             went,
             outcome,
@@ -161,7 +163,7 @@ impl Bench {
         }
         empty::<16, 8>(self, "INDEX")?;
         empty::<8, 24>(self, "MAPPINGS")?;
-        let mut fragments: HashMap<MapData, [u8; 12], [u8; 28]> =
+        let mut fragments: HashMap<MapData, [u8; 12], [u8; size_of::<Fragments>()]> =
             Map::LruHashMap(self.generation.map("FRAGMENTS")?).try_into()?;
         let keys: Vec<[u8; 12]> = fragments.keys().collect::<Result<_, _>>()?;
         keys.iter().try_for_each(|key| fragments.remove(key))?;
@@ -202,7 +204,7 @@ impl Bench {
         let ran = self.test_run(way, frame, Some(linear))?;
         Ok(ran.map(|(action, after)| {
             let left = match way {
-                Way::Xdp(_) => action != XDP_PASS,
+                Way::Xdp(_) => action == XDP_REDIRECT,
                 _ => action == TC_ACT_REDIRECT,
             };
             (left, after)

@@ -422,5 +422,48 @@ fn reloads_swap_two_eips_and_nothing_else(backend: &str) -> Result<()> {
         "{} segments were lost",
         segments - in_vain
     );
+    if full() {
+        let (bytes, control) = without_reloads(&lab, backend, &mut others, started.elapsed())?;
+        println!(
+            "without loads, in the same time: {bytes} bytes with {} retransmissions, {} of them in vain",
+            control.segments - segments,
+            control.in_vain - in_vain
+        );
+    }
     Ok(())
+}
+
+/// The same transfers for as long, while the processors have as much to do but nothing is changed: `plan` in place of `load`.
+fn without_reloads(
+    lab: &Lab,
+    backend: &str,
+    others: &mut Others,
+    during: Duration,
+) -> Result<(usize, Resent)> {
+    let idle = Swaps {
+        clock: Clock::default(),
+        over: AtomicBool::new(false),
+        arrivals: Mutex::default(),
+    };
+    let mut downloads = std::mem::take(&mut others.downloads);
+    let bytes = thread::scope(|scope| {
+        let idle = &idle;
+        let transferring: Vec<_> = downloads
+            .iter_mut()
+            .map(|(name, connection)| scope.spawn(|| download(name, connection, idle)))
+            .collect();
+        let started = Instant::now();
+        let mut planned = Ok(String::new());
+        while started.elapsed() < during && planned.is_ok() {
+            planned = lab.plan(backend);
+        }
+        idle.over.store(true, Ordering::Relaxed);
+        let mut bytes = 0;
+        for thread in transferring {
+            bytes += thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        planned.map(|_| bytes)
+    })?;
+    others.downloads = downloads;
+    Ok((bytes, others.resent()?))
 }
