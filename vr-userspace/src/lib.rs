@@ -30,3 +30,4 @@ pub mod ports;
 pub mod sessions;
 pub mod state;
 pub mod sysctl;
+pub mod trust;
