@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod diff;
+pub mod doctor;
 pub mod ebpf;
 pub mod features;
 pub mod forwards;
