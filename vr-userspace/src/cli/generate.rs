@@ -49,7 +49,10 @@ fn man(into: &Path) -> Result<()> {
     for page in std::iter::once(&command).chain(verbs) {
         // Of a verb: `vr-userspace-load`.
         let name = page.get_display_name().unwrap_or(page.get_name());
-        fs::write(into.join(format!("{name}.8")), rendered(page.clone(), name)?)?;
+        fs::write(
+            into.join(format!("{name}.8")),
+            rendered(page.clone(), name)?,
+        )?;
     }
     Ok(())
 }
