@@ -172,7 +172,9 @@ fn what_others_do_to_a_nic_is_found() -> Result<()> {
         (
             |lab| {
                 lab.router
-                    .veth("twin", &lab.out, "twin", [Some(UPLINK_MAC), None])
+                    .veth("twin", &lab.out, "twin", [Some(UPLINK_MAC), None])?;
+                lab.out.set_up("twin")?;
+                lab.router.set_up("twin")
             },
             "problem",
             &["wan0", "twin", "same MAC"],

@@ -277,15 +277,17 @@ fn strangers_with(mac: MacAddr, chosen: &Link, situation: &Situation) -> Vec<Str
         .collect()
 }
 
-/// The addresses that the file gives interfaces: of each the interface's index.
+/// The addresses that the file gives interfaces, and the interfaces' indices.
 fn wanted(situation: &Situation) -> BTreeMap<Ipv4Addr, u32> {
     let mut wanted = BTreeMap::new();
     let config = &situation.config;
     let link = |mac: MacAddr| {
         let mut ports = situation.desired.ports.iter();
-        ports
-            .find(|port| port.link.mac == Some(mac))
-            .map(|port| port.link.ifindex)
+        let port = ports.find(|port| port.link.mac == Some(mac))?;
+        // Whose MAC another one has is a guess, and so would be what is said of its addresses.
+        strangers_with(mac, &port.link, situation)
+            .is_empty()
+            .then_some(port.link.ifindex)
     };
     if let Some(uplink) = config.uplink().and_then(|uplink| link(uplink.mac)) {
         let eips = config.eips.iter().map(|pair| pair.eip);
