@@ -2,7 +2,7 @@
 
 use std::{fs, thread};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aya::{
     maps::MapType,
     programs::{ProgramType, tc::qdisc_add_clsact},
@@ -52,7 +52,7 @@ pub struct Facts {
     programs: Option<Result<(), String>>,
     /// If they were not: what else was not.
     lacking: Vec<&'static str>,
-    /// Whether an interface takes a clsact qdisc.
+    /// Whether an interface takes a clsact qdisc; `None` if that could not be tried.
     clsact: Option<Result<(), String>>,
 }
 
@@ -77,7 +77,7 @@ impl Facts {
                 facts.lacking = lacking();
             }
             facts.programs = Some(tried);
-            facts.clsact = Some(try_clsact().map_err(|error| format!("{error:#}")));
+            facts.clsact = try_clsact();
         }
         facts
     }
@@ -105,13 +105,14 @@ fn lacking() -> Vec<&'static str> {
         .collect()
 }
 
-/// In a network namespace that nobody else sees, and that goes with its thread.
-fn try_clsact() -> Result<()> {
+/// In a network namespace that nobody else sees, and that goes with its thread; `None` if there may be none, as in a sandbox.
+fn try_clsact() -> Option<Result<(), String>> {
     let tried = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace to try in")?;
-        qdisc_add_clsact("lo").context("cannot add a clsact qdisc")
+        unshare(CloneFlags::CLONE_NEWNET).ok()?;
+        let added = qdisc_add_clsact("lo").context("cannot add a clsact qdisc");
+        Some(added.map_err(|error| format!("{error:#}")))
     });
-    tried.join().map_err(|_| anyhow!("the try has ended"))?
+    tried.join().ok()?
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
@@ -152,7 +153,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             why.clone(),
             "CONFIG_NET_SCH_INGRESS, or the module sch_ingress, is needed",
         ),
-        None => found.note("clsact", "not tried: root is needed"),
+        None => found.note(
+            "clsact",
+            "not tried: that needs root, and a network namespace to try in",
+        ),
     }
     judge_jit(facts, &mut found);
     judge_memlock(facts, &mut found);
@@ -182,7 +186,7 @@ fn judge_jit(facts: &Facts, found: &mut Findings) {
             format!("sysctl -w {setting}=1"),
         ),
         Some(_) => found.ok(setting, "programs are compiled"),
-        None => found.note(setting, "cannot be read by this user"),
+        None => found.note(setting, "cannot be read from here"),
     }
     let setting = "net.core.bpf_jit_harden";
     if facts.harden == Some(2) {
