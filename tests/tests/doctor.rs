@@ -341,6 +341,7 @@ fn a_wrong_file_is_one_of_the_findings() -> Result<()> {
     doctor(&lab)?.expect_one("warning", &["the last load failed", "if_list"])?;
     // A file that everybody may write is a way for anybody to become root's router.
     lab.loads(&File::full(), "tc")?;
+    fs::set_permissions(lab.directory(), fs::Permissions::from_mode(0o755))?;
     fs::set_permissions(lab.config_path(), fs::Permissions::from_mode(0o666))?;
     let complaints = doctor(&lab)?;
     let complaints = complaints.complaints();

@@ -68,11 +68,12 @@ pub fn run_file(path: &Path, flags: OFlag) -> io::Result<File> {
     Ok(openat(&dir, name, flags, mode)?.into())
 }
 
-/// Opens a file for reading, through links of root's and one's own only.
+/// Opens a file for reading, through links of root's and one's own only. With it comes why somebody else than root may have
+/// written it, if one may: that is the reader's to say, since the guest agent gives every file that it makes mode 666.
 ///
 /// # Errors
 /// If a link on the way belongs to another user; what the kernel says.
-pub fn open_to_read(path: &Path) -> io::Result<File> {
+pub fn open_to_read(path: &Path) -> io::Result<(File, Option<String>)> {
     let mut walk = Walk::new(&std::path::absolute(path)?)?;
     loop {
         let Some(step) = walk.left.pop_front() else {
@@ -86,8 +87,10 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
             if last {
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let file = openat(&walk.dir, step.as_os_str(), flags, Mode::empty())?;
-                return Ok(file.into());
+                return Ok(walk.opened(file));
             }
+            // Whoever cannot pass a folder cannot write what is in it.
+            walk.private |= is_trusted(stat.st_uid) && stat.st_mode & 0o001 == 0;
             walk.dir = found;
             continue;
         }
@@ -109,7 +112,7 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
                 Mode::empty(),
             )?;
             if last {
-                return Ok(target.into());
+                return Ok(walk.opened(target));
             }
             walk.dir = target;
         } else {
@@ -119,9 +122,7 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Why a file that was opened may have been written by somebody else than root; `None` if it may not.
-#[must_use]
-pub fn doubt(file: &File) -> Option<String> {
+fn doubt(file: &OwnedFd, private: bool) -> Option<String> {
     let stat = fstat(file).ok()?;
     // A pipe, say, is whoever's the caller has connected.
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
@@ -133,7 +134,7 @@ pub fn doubt(file: &File) -> Option<String> {
             stat.st_uid
         ));
     }
-    (stat.st_mode & 0o002 != 0)
+    (stat.st_mode & 0o002 != 0 && !private)
         .then(|| "can be written by every user of this machine: `chmod o-w` it".to_owned())
 }
 
@@ -142,6 +143,8 @@ struct Walk {
     dir: OwnedFd,
     left: VecDeque<OsString>,
     links: u32,
+    /// Whether a folder on the way lets nobody else pass.
+    private: bool,
 }
 
 impl Walk {
@@ -150,15 +153,22 @@ impl Walk {
             dir: root()?,
             left: VecDeque::new(),
             links: 0,
+            private: false,
         };
         walk.insert(path)?;
         Ok(walk)
+    }
+
+    fn opened(&self, file: OwnedFd) -> (File, Option<String>) {
+        let doubt = doubt(&file, self.private);
+        (file.into(), doubt)
     }
 
     /// Puts a link's target before what is left.
     fn insert(&mut self, target: &Path) -> io::Result<()> {
         if target.has_root() {
             self.dir = root()?;
+            self.private = false;
         }
         for component in target.components().rev() {
             let name = match component {
@@ -204,7 +214,7 @@ mod tests {
 
     fn read(path: &Path) -> io::Result<String> {
         let mut text = String::new();
-        open_to_read(path)?.read_to_string(&mut text)?;
+        open_to_read(path)?.0.read_to_string(&mut text)?;
         Ok(text)
     }
 
@@ -284,9 +294,18 @@ mod tests {
 
     #[test]
     fn a_file_that_others_may_have_written_is_doubted() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(doubt(file.as_file()), None);
-        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(doubt(file.as_file()).unwrap().contains("chmod o-w"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let doubt = |of_folder, of_file| {
+            for (path, mode) in [(dir.path(), of_folder), (path.as_path(), of_file)] {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            open_to_read(&path).unwrap().1
+        };
+        assert_eq!(doubt(0o755, 0o644), None);
+        assert!(doubt(0o755, 0o666).unwrap().contains("chmod o-w"));
+        // What the guest agent makes, in the folder that the packages make.
+        assert_eq!(doubt(0o750, 0o666), None);
     }
 }

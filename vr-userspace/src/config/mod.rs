@@ -133,8 +133,7 @@ fn not_utf8(name: &str, bytes: &[u8], good: usize) -> Rejected {
 fn contents(path: &Path) -> io::Result<(Vec<u8>, Option<String>)> {
     let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
-    let file = trust::open_to_read(path)?;
-    let doubt = trust::doubt(&file);
+    let (file, doubt) = trust::open_to_read(path)?;
     file.take(limit).read_to_end(&mut bytes)?;
     Ok((bytes, doubt))
 }

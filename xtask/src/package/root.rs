@@ -1,4 +1,4 @@
-//! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, to try packages in.
+//! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, and systemd, to try packages in.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -17,7 +17,7 @@ pub fn archive() -> Result<PathBuf> {
     packages::ensure(packages::CLEAN_ROOT)?;
     let codename = apt::codename()?;
     let folder = shell::root().join("target/clean-root");
-    let archive = folder.join(format!("{codename}.tar"));
+    let archive = folder.join(format!("{codename}-systemd.tar"));
     if archive.exists() {
         return Ok(archive);
     }
@@ -27,7 +27,7 @@ pub fn archive() -> Result<PathBuf> {
     let apt = Apt::new(&[&codename])?;
     shell::run_quietly(
         Command::new("mmdebstrap")
-            .args(["--variant=essential", &codename])
+            .args(["--variant=essential", "--include=systemd", &codename])
             .arg(&partial)
             .arg(apt.sources_list()?),
     )?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{
     FOLDER, Package,
-    tree::{CONFIGURATION, KEPT},
+    tree::{CONFIGURATION, CONFIGURATION_MODE, KEPT},
 };
 use crate::shell;
 
@@ -53,8 +53,11 @@ pub fn build(package: &Package) -> Result<PathBuf> {
 
 fn files(package: &Package) -> Result<String> {
     let mut lines = vec!["%defattr(-,root,root,-)".to_owned()];
-    let folders = OWN.iter().chain([&CONFIGURATION]);
-    lines.extend(folders.map(|folder| format!("%dir %attr(0755,root,root) /{folder}")));
+    let own = OWN.map(|folder| (folder, 0o755));
+    let folders = own.into_iter().chain([(CONFIGURATION, CONFIGURATION_MODE)]);
+    lines.extend(
+        folders.map(|(folder, mode)| format!("%dir %attr({mode:04o},root,root) /{folder}")),
+    );
     lines.extend(package.tree.files()?.into_iter().map(|file| {
         if KEPT.contains(&file.as_str()) {
             format!("%config(noreplace) /{file}")

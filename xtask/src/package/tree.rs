@@ -13,6 +13,8 @@ use crate::shell;
 
 /// The configuration's folder; the package's own, with an example in it.
 pub const CONFIGURATION: &str = "etc/kylin-vr";
+/// The guest agent gives the files that it makes mode 666: nobody else is to get there.
+pub const CONFIGURATION_MODE: u32 = 0o750;
 /// What a user may change and an upgrade must not undo.
 pub const KEPT: [&str; 1] = ["etc/kylin-vr/kylin-vr.yaml.example"];
 
@@ -105,6 +107,8 @@ impl Tree {
                 shell::run_quietly(Command::new("gzip").args(["-9n"]).arg(page))?;
             }
         }
+        let configuration = fs::Permissions::from_mode(CONFIGURATION_MODE);
+        fs::set_permissions(root.join(CONFIGURATION), configuration)?;
         tree.date(epoch)?;
         Ok(tree)
     }
