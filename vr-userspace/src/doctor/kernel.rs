@@ -247,25 +247,26 @@ mod tests {
 
     #[test]
     fn each_fault_is_found() {
-        let cases: [(&str, Severity, fn(&mut Facts)); 8] = [
+        type Case = (&'static str, Severity, fn(&mut Facts));
+        let cases: [Case; 8] = [
             ("version", Severity::Problem, |facts| {
-                facts.release = "5.4.0".to_owned()
+                facts.release = "5.4.0".to_owned();
             }),
             ("version", Severity::Note, |facts| {
-                facts.release = "?".to_owned()
+                facts.release = "?".to_owned();
             }),
             ("programs", Severity::Problem, |facts| {
-                facts.programs = Some(Err("no".to_owned()))
+                facts.programs = Some(Err("no".to_owned()));
             }),
             ("programs", Severity::Note, |facts| facts.programs = None),
             ("clsact", Severity::Problem, |facts| {
-                facts.clsact = Some(Err("no".to_owned()))
+                facts.clsact = Some(Err("no".to_owned()));
             }),
             ("net.core.bpf_jit_enable", Severity::Warning, |facts| {
-                facts.jit = Some(0)
+                facts.jit = Some(0);
             }),
             ("net.core.bpf_jit_harden", Severity::Warning, |facts| {
-                facts.harden = Some(2)
+                facts.harden = Some(2);
             }),
             ("RLIMIT_MEMLOCK", Severity::Problem, |facts| {
                 (facts.memlock, facts.can_raise) = (Some(65536), false);

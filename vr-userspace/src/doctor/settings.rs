@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn each_setting_is_judged() {
         assert_eq!(worst(&good()), Severity::Ok);
-        let cases: [(Severity, fn(&mut Facts)); 7] = [
+        type Case = (Severity, fn(&mut Facts));
+        let cases: [Case; 7] = [
             (Severity::Problem, |facts| facts.forwarding = false),
             (Severity::Ok, |facts| {
                 (facts.forwarding, facts.loaded) = (false, false);

@@ -33,7 +33,7 @@ pub async fn facts(situation: &Situation) -> Facts {
             port: port.clone(),
             uplink: is_uplink(situation, port),
             driver: driver(&link.name, link.ifindex),
-            carrier: message.and_then(|message| carrier(message)),
+            carrier: message.and_then(carrier),
             programs: message.map_or_else(Vec::new, |message| programs(message, situation)),
             filters: filters(link.ifindex, &link.name).await,
             features: features.get(&link.ifindex).cloned().unwrap_or_default(),

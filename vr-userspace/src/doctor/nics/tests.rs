@@ -66,41 +66,41 @@ fn what_is_in_the_way_of_a_nic_is_found() {
     };
     let cases: [(&str, Severity, Spoil); 14] = [
         ("carrier", Severity::Problem, &|facts| {
-            facts.nics[0].carrier = Some(false)
+            facts.nics[0].carrier = Some(false);
         }),
         ("down", Severity::Note, &|facts| {
-            facts.nics[0].port.link.up = false
+            facts.nics[0].port.link.up = false;
         }),
         ("xdp", Severity::Problem, &|facts| {
-            facts.nics[0].programs = vec![7]
+            facts.nics[0].programs = vec![7];
         }),
         ("tcx", Severity::Warning, &|facts| {
-            facts.nics[0].filters = vec![filter(None)]
+            facts.nics[0].filters = vec![filter(None)];
         }),
         ("before", Severity::Warning, &|facts| {
-            facts.nics[0].filters = vec![filter(Some(1))]
+            facts.nics[0].filters = vec![filter(Some(1))];
         }),
         ("after", Severity::Note, &|facts| {
-            facts.nics[0].filters = vec![filter(Some(51))]
+            facts.nics[0].filters = vec![filter(Some(51))];
         }),
         ("lro", Severity::Warning, &|facts| {
-            set(facts, "rx-lro", feature(true, true))
+            set(facts, "rx-lro", feature(true, true));
         }),
         ("guest", Severity::Warning, &|facts| {
-            set(facts, "rx-gro-hw", feature(true, false))
+            set(facts, "rx-gro-hw", feature(true, false));
         }),
         ("guest off by XDP", Severity::Ok, &|facts| {
-            set(facts, "rx-gro-hw", feature(true, true))
+            set(facts, "rx-gro-hw", feature(true, true));
         }),
         ("vlan", Severity::Note, &|facts| {
-            set(facts, "rx-vlan-hw-parse", feature(true, true))
+            set(facts, "rx-vlan-hw-parse", feature(true, true));
         }),
         ("queues", Severity::Note, &|facts| facts.cpus = 8),
         ("queues, old", Severity::Warning, &|facts| {
-            (facts.cpus, facts.kernel) = (8, (5, 10))
+            (facts.cpus, facts.kernel) = (8, (5, 10));
         }),
         ("jumbo", Severity::Ok, &|facts| {
-            facts.nics[0].port.link.mtu = 9000
+            facts.nics[0].port.link.mtu = 9000;
         }),
         ("jumbo, old", Severity::Warning, &|facts| {
             (facts.nics[0].port.link.mtu, facts.kernel) = (9000, (5, 10));
