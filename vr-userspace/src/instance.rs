@@ -66,23 +66,31 @@ impl Instance {
 
 /// Whether this is the network namespace of process 1.
 fn is_machines_own() -> Result<bool> {
-    // Looking at process 1 may be forbidden, in a sandbox even to root; then the cookie is the name, if there is one.
-    match fs::metadata("/proc/1/ns/net") {
-        Ok(machine) => Ok(own_inode()? == machine.ino()),
-        Err(_) => Ok(namespace_cookie().is_none()),
+    // Looking at process 1 needs all capabilities that it has, which a service is not given. What shows its namespace to
+    // everybody is /proc/1/net: each namespace's files there have numbers of their own.
+    let own = "/proc/thread-self";
+    for file in ["ns/net", "net/dev"] {
+        if let Ok(machine) = fs::metadata(format!("/proc/1/{file}")) {
+            return Ok(inode(&format!("{own}/{file}"))? == machine.ino());
+        }
     }
+    // And in a sandbox that may be hidden too; then the cookie is the name, if there is one.
+    Ok(namespace_cookie().is_none())
 }
 
 /// The cookie, or before kernel 5.14 the inode number.
 fn namespace_name() -> Result<String> {
     match namespace_cookie() {
         Some(cookie) => Ok(format!("netns-{cookie}")),
-        None => Ok(format!("netns-inode-{}", own_inode()?)),
+        None => Ok(format!(
+            "netns-inode-{}",
+            inode("/proc/thread-self/ns/net")?
+        )),
     }
 }
 
-fn own_inode() -> Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/net")
+fn inode(path: &str) -> Result<u64> {
+    Ok(fs::metadata(path)
         .context("cannot tell the network namespace: is /proc mounted?")?
         .ino())
 }

@@ -1,15 +1,17 @@
 //! One works at a time.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::trust;
 
 /// How often a waiting call looks again.
 const POLL: Duration = Duration::from_millis(20);
@@ -86,18 +88,10 @@ impl Lock {
 
 fn open(path: &Path) -> Result<File> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644);
-    options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
     loop {
-        fs::create_dir_all(dir)
+        trust::make_run_dir(dir)
             .with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
-        match options.open(path) {
+        match trust::run_file(path, OFlag::O_RDWR | OFlag::O_CREAT) {
             // The last router's `remove` took the directory away in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => {

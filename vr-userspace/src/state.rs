@@ -6,16 +6,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation, ports::Ports};
+use crate::{config::MacAddr, ebpf::Generation, ports::Ports, trust};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -146,7 +148,7 @@ impl State {
     /// # Errors
     /// If it cannot be read or is not a record.
     pub fn read(path: &Path) -> Result<Self> {
-        match fs::read(path) {
+        match contents(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
                 format!("{} is damaged: move it away and load again; addresses that the router added must then be removed by hand", path.display())
             }),
@@ -171,9 +173,12 @@ impl State {
     pub fn write(&self, path: &Path) -> Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let write = || -> io::Result<()> {
-            fs::create_dir_all(dir)?;
+            trust::make_run_dir(dir)?;
             let new = path.with_extension("json.new");
-            fs::write(&new, serde_json::to_vec(self)?)?;
+            // A run that was killed may have left one. Made anew, so that it is no link to anything.
+            Self::take_away(&new)?;
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            trust::run_file(&new, flags)?.write_all(&serde_json::to_vec(self)?)?;
             fs::rename(new, path)
         };
         write().with_context(|| {
@@ -190,10 +195,12 @@ impl State {
     /// # Errors
     /// If it is there and cannot be removed.
     pub fn remove(path: &Path) -> Result<()> {
+        Self::take_away(path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    fn take_away(path: &Path) -> io::Result<()> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
@@ -216,6 +223,12 @@ impl State {
         owned.clsact.retain(|ifindex| known(ifindex));
         refused.retain(|ifindex, _| known(ifindex));
     }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    trust::run_file(path, OFlag::O_RDONLY)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Seconds since 1970.
@@ -255,6 +268,22 @@ mod tests {
         State::remove(&path).unwrap();
         State::remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_record_is_neither_written_nor_read_through_a_link() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, b"{}").unwrap();
+        let path = dir.path().join("default.json");
+        symlink(&target, dir.path().join("default.json.new")).unwrap();
+        State::default().write(&path).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"{}");
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+        fs::remove_file(&path).unwrap();
+        symlink(&target, &path).unwrap();
+        State::read(&path).unwrap_err();
     }
 
     #[test]

@@ -132,6 +132,15 @@ impl Apt {
         self.suites.iter().map(line).collect()
     }
 
+    /// The file that says where packages come from.
+    ///
+    /// # Errors
+    /// When no mirror can be reached.
+    pub fn sources_list(&self) -> Result<PathBuf> {
+        self.update()?;
+        Ok(self.home.join("sources.list"))
+    }
+
     /// The versions of a package in these suites, newest first.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod lab;
 mod libtest;
 mod lint;
 mod miri;
+mod package;
 mod packages;
 mod rustc;
 mod setup;
@@ -70,6 +71,17 @@ enum Task {
     /// Build a lab of network namespaces that stands, and use it.
     #[command(subcommand)]
     Lab(lab::Task),
+    /// Make a .deb and an .rpm under target/packages.
+    Package {
+        /// For this processor. Without any: this machine's.
+        #[arg(long)]
+        arch: Vec<package::Arch>,
+        /// As this version instead of the workspace's.
+        #[arg(long)]
+        as_version: Option<String>,
+    },
+    /// Make a root with nothing but Debian in it, to try packages in; prints the archive's path.
+    CleanRoot,
     /// Measure. Figures are printed, never judged.
     #[command(subcommand)]
     Bench(Bench),
@@ -124,6 +136,16 @@ fn run(task: Task) -> Result<ExitCode> {
             bench::reload(entries)?;
         }
         Task::Demo { backend } => demo::run(backend)?,
+        Task::CleanRoot => println!("{}", package::root::archive()?.display()),
+        Task::Package {
+            mut arch,
+            as_version,
+        } => {
+            if arch.is_empty() {
+                arch.push(package::Arch::own()?);
+            }
+            package::run(&arch, as_version.as_deref())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -52,6 +52,40 @@ pub const MACHINES: &[Need] = &[
     },
 ];
 
+/// What making packages needs.
+pub const PACKAGES: &[Need] = &[
+    Need {
+        program: "dpkg-deb",
+        packages: "dpkg",
+    },
+    Need {
+        program: "rpmbuild",
+        packages: "rpm",
+    },
+];
+
+/// What trying packages in a clean root needs.
+pub const CLEAN_ROOT: &[Need] = &[Need {
+    program: "mmdebstrap",
+    packages: "mmdebstrap",
+}];
+
+/// What testing needs beyond building: others' rules to find, and systemd's judgement of the unit.
+pub const TESTS: &[Need] = &[
+    Need {
+        program: "nft",
+        packages: "nftables",
+    },
+    Need {
+        program: "iptables-legacy",
+        packages: "iptables",
+    },
+    Need {
+        program: "systemd-analyze",
+        packages: "systemd",
+    },
+];
+
 /// Makes sure that all of `needs` are there.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::{env, time::Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{libtest, libtest::Counts, shell};
+use crate::{libtest, libtest::Counts, packages, shell};
 
 /// What is tested, in this order: what needs no privilege comes first.
 const SUITES: [(&str, &str); 4] = [
@@ -30,6 +30,7 @@ pub fn run(filter: Option<&str>) -> bool {
 }
 
 fn build_and_test(filter: Option<&str>, total: &mut Counts) -> Result<()> {
+    packages::ensure(packages::TESTS)?;
     crate::build(false, false)?;
     let mut summary = String::new();
     for (title, package) in SUITES {

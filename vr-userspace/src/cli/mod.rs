@@ -1,6 +1,8 @@
 //! The command line: one file a verb.
 
 mod check;
+mod doctor;
+mod generate;
 mod load;
 mod plan;
 mod sessions;
@@ -51,6 +53,12 @@ enum Verb {
     Sessions(sessions::Arguments),
     /// Print every packet that the programs see, and what becomes of it. The router goes on, more slowly
     Trace(TraceArgs),
+    /// Look for what on this machine would keep the router from its work, and say what to do; changes nothing
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Arguments),
+    /// Make man pages or shell completions
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -119,7 +127,7 @@ pub fn main() -> ExitCode {
         }
     };
     match run(cli.verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if let Some(rejected) = error.downcast_ref::<Rejected>() {
                 eprintln!("{rejected}");
@@ -131,8 +139,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
+        Verb::Doctor(args) => {
+            return runtime()?.block_on(doctor::run(&Instance::current()?, &args));
+        }
+        Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args.config),
         Verb::Load(args) => runtime()?.block_on(load::run(
             &Instance::current()?,
@@ -156,6 +168,7 @@ fn run(verb: Verb) -> Result<()> {
         )),
         Verb::Status(args) => runtime()?.block_on(status::run(&Instance::current()?, args.json)),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// One thread: the work is a few system calls in order, and all of them belong to this thread's network namespace.

@@ -20,7 +20,6 @@ mod validate;
 mod tests;
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -31,6 +30,8 @@ pub use schema::{
 
 use diagnostic::{At, Findings, Words};
 use source::{Source, Span};
+
+use crate::trust;
 
 /// The largest file that is read, in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -87,8 +88,8 @@ pub fn read(path: &Path) -> Result<Accepted, Rejected> {
     let refuse = |why: &dyn fmt::Display| {
         Rejected::because(format!("{name}: {why}; allowed: a readable text file"))
     };
-    let bytes = match contents(path) {
-        Ok(bytes) => bytes,
+    let (bytes, doubt) = match contents(path) {
+        Ok(contents) => contents,
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
             return Err(refuse(&"is a directory"));
         }
@@ -99,7 +100,12 @@ pub fn read(path: &Path) -> Result<Accepted, Rejected> {
         return Err(too_big(&name));
     }
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(&name, text),
+        Ok(text) => {
+            let mut accepted = parse(&name, text)?;
+            let warn = |doubt| Diagnostic::placeless(Severity::Warning, format!("{name}: {doubt}"));
+            accepted.warnings.extend(doubt.map(warn));
+            Ok(accepted)
+        }
         Err(error) => Err(not_utf8(&name, &bytes, error.valid_up_to())),
     }
 }
@@ -123,12 +129,13 @@ fn not_utf8(name: &str, bytes: &[u8], good: usize) -> Rejected {
 }
 
 /// The bytes of a file, cut off behind [`MAX_BYTES`] of them: its size alone is not to be relied on,
-/// it may be a pipe, or just being written.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
+/// it may be a pipe, or just being written. And why another user may have written it, if one may.
+fn contents(path: &Path) -> io::Result<(Vec<u8>, Option<String>)> {
     let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let (file, doubt) = trust::open_to_read(path)?;
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok((bytes, doubt))
 }
 
 /// Reads a text; `name` is what messages call it.

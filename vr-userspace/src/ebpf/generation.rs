@@ -22,8 +22,8 @@ use vr_common::{
 use super::{
     counters::RuleCounters,
     maps::{
-        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS, Next,
-        RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
+        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS,
+        MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
     },
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing},
@@ -147,6 +147,22 @@ impl Generation {
         };
         let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On)?;
         Ok((Self::of(&programs, self.number)?, programs))
+    }
+
+    /// Has the kernel take the programs and small maps, hold these by BPF_PROG_BIND_MAP, and find all by number, as a load does; and lets
+    /// go of them again.
+    ///
+    /// # Errors
+    /// What it refuses.
+    pub fn rehearse() -> Result<()> {
+        let room = Room {
+            addresses: MIN_CAPACITY,
+            forwards: MIN_CAPACITY,
+            sessions: MIN_CAPACITY,
+            rules: counters_for(0),
+        };
+        let programs = Programs::load(room, &[], Tracing::Off)?;
+        Self::of(&programs, 0).map(drop)
     }
 
     fn of(programs: &Programs, number: u32) -> Result<Self> {

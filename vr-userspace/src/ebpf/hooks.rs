@@ -18,7 +18,7 @@ use vr_common::outcome::Hook;
 use crate::netlink::{Link, Netlink};
 
 /// Priority of our classifier: before those that `tc` numbers by itself (from 49152 on).
-const PRIORITY: u16 = 50;
+pub const TC_PRIORITY: u16 = 50;
 const HANDLE: TcHandle = TcHandle::new(0, 0x6b76);
 /// What the names of all our XDP programs begin with.
 const XDP_NAME: &str = "xdp_ingress";
@@ -47,7 +47,7 @@ pub async fn attach_xdp(
         return Ok(());
     }
     if let Some(other) = link.xdp
-        && !is_ours(other)
+        && !is_our_xdp(other)
     {
         return Err(AttachError::Refused(format!(
             "{} runs somebody else's XDP program already (number {other}: see `bpftool net`)",
@@ -71,7 +71,7 @@ pub async fn attach_xdp(
 /// What the kernel says.
 pub async fn detach_xdp(netlink: &Netlink, link: &Link) -> Result<()> {
     match link.xdp {
-        Some(program) if is_ours(program) => netlink
+        Some(program) if is_our_xdp(program) => netlink
             .set_xdp(link.ifindex, None, false)
             .await
             .map_err(std::io::Error::from)
@@ -107,7 +107,7 @@ pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<()> {
                 &link.name,
                 direction(hook),
                 TcAttachOptions::Netlink(NlOptions {
-                    priority: PRIORITY,
+                    priority: TC_PRIORITY,
                     handle: HANDLE,
                     classid: None,
                 }),
@@ -134,7 +134,7 @@ pub fn detach_tc(link: &Link, hook: Hook) {
 }
 
 fn ours(link: &Link, hook: Hook) -> Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(&link.name, direction(hook), PRIORITY, HANDLE, None)
+    SchedClassifierLink::attached(&link.name, direction(hook), TC_PRIORITY, HANDLE, None)
         .with_context(|| format!("{} has gone", link.name))
 }
 
@@ -145,7 +145,9 @@ const fn direction(hook: Hook) -> TcAttachType {
     }
 }
 
-fn is_ours(program: u32) -> bool {
+/// Whether the XDP program of this number is one of ours, of whichever generation.
+#[must_use]
+pub fn is_our_xdp(program: u32) -> bool {
     loaded_programs().flatten().any(|info| {
         info.id() == program
             && info

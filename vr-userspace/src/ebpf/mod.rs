@@ -16,7 +16,9 @@ mod table;
 
 pub use counters::RuleCounters;
 pub use generation::{Generation, Need};
-pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
+pub use hooks::{
+    AttachError, TC_PRIORITY, attach_tc, attach_xdp, detach_tc, detach_xdp, is_our_xdp,
+};
 pub use maps::{MIN_CAPACITY, Room, capacity_for};
 pub use migrate::migrate;
 pub use object::{BUILD_ID, Programs, Tracing};

@@ -1,5 +1,7 @@
 //! How diagnostics look.
 
+use std::fs::File;
+
 use super::*;
 
 fn rendered(text: &str) -> String {

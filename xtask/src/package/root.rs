@@ -1,0 +1,36 @@
+//! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, and systemd, to try packages in.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    apt::{self, Apt},
+    packages, shell,
+};
+
+/// Makes it, unless it is there, and returns the archive that it is in.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn archive() -> Result<PathBuf> {
+    packages::ensure(packages::CLEAN_ROOT)?;
+    let codename = apt::codename()?;
+    let folder = shell::root().join("target/clean-root");
+    let archive = folder.join(format!("{codename}-systemd.tar"));
+    if archive.exists() {
+        return Ok(archive);
+    }
+    fs::create_dir_all(&folder)?;
+    shell::heading(&format!("a clean root of Debian {codename}"));
+    let partial = folder.join(format!("{codename}.partial.tar"));
+    let apt = Apt::new(&[&codename])?;
+    shell::run_quietly(
+        Command::new("mmdebstrap")
+            .args(["--variant=essential", "--include=systemd", &codename])
+            .arg(&partial)
+            .arg(apt.sources_list()?),
+    )?;
+    fs::rename(&partial, &archive)?;
+    Ok(archive)
+}
