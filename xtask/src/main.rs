@@ -70,24 +70,13 @@ enum Task {
     /// Build a lab of network namespaces that stands, and use it.
     #[command(subcommand)]
     Lab(lab::Task),
-    /// Measure. Figures are printed, never judged.
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Measure this router against what its users have today.
+    Bench(bench::Options),
     /// Send real traffic through a lab's router, and show what each side saw.
     Demo {
         /// The data planes to show.
         #[arg(long, default_value = "all")]
         backend: demo::Backend,
-    },
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// How long `load` takes: everything, one change, nothing.
-    Reload {
-        /// How many EIPs.
-        #[arg(long, default_value_t = 10_000)]
-        entries: u32,
     },
 }
 
@@ -119,10 +108,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm { kernel, .. } => vm::smoke(&kernel)?,
         Task::Ci => ci()?,
         Task::Lab(task) => lab::run(&task)?,
-        Task::Bench(Bench::Reload { entries }) => {
-            build(false, false)?;
-            bench::reload(entries)?;
-        }
+        Task::Bench(options) => bench::run(&options)?,
         Task::Demo { backend } => demo::run(backend)?,
     }
     Ok(ExitCode::SUCCESS)
