@@ -65,6 +65,9 @@ pub struct Options {
     /// Rounds of each comparison [default: 9, with --quick 3].
     #[arg(long)]
     rounds: Option<usize>,
+    /// Measure only the routers whose names contain this: redirect, fib-only, xdp, tc, auto, plain, nft, iptables-legacy, iptables-nft.
+    #[arg(long)]
+    only: Vec<String>,
     /// The folder for report.json, report.md and the plots.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -82,6 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
     let object = bpf::build_bench(&setup::run(None)?)?;
     let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 9 }).max(1);
     let mut runner = Runner::new(options.quick, rounds, object);
+    runner.only.clone_from(&options.only);
     let wanted = if options.groups.is_empty() { Name::value_variants() } else { &options.groups };
     let mut report = Report {
         machine: machine::Machine::here(),

@@ -140,6 +140,40 @@ pub fn cores() -> Result<Vec<usize>> {
     Ok(cores)
 }
 
+/// The core that all measurements are bound to: not the first, which tends to have most of the interrupts.
+pub fn last_core() -> Result<usize> {
+    cores()?.pop().context("no core is to be had")
+}
+
+/// Before whom a thread of the measurement goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Before everything else of the machine that has no special right.
+    First,
+    /// Only when nobody else wants the core.
+    Last,
+}
+
+/// Gives a thread its priority; 0 is the calling one.
+pub fn prioritise(thread: i32, priority: Priority) -> Result<()> {
+    let policy = match priority {
+        Priority::First => libc::SCHED_OTHER,
+        Priority::Last => libc::SCHED_IDLE,
+    };
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters outlive the call, and the second call takes numbers.
+    let result = unsafe {
+        match libc::sched_setscheduler(thread, policy, &raw const parameters) {
+            0 if priority == Priority::First => libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, -15),
+            result => result,
+        }
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("cannot set the priority of thread {thread}"));
+    }
+    Ok(())
+}
+
 /// Binds a thread to one core; 0 is the calling one.
 pub fn pin(thread: i32, core: usize) -> Result<()> {
     let mut set = CpuSet::new();

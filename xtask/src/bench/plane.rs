@@ -15,6 +15,8 @@ use super::rules::{GATEWAY, INSIDE, Rules, UPLINK};
 pub enum Plane {
     /// An XDP program that sends every frame on, and does nothing else.
     Redirect,
+    /// An XDP program that forwards by the FIB, and translates nothing.
+    Floor,
     /// This router, in XDP.
     Xdp,
     /// This router, in TC.
@@ -39,6 +41,7 @@ impl Plane {
     pub fn name(self) -> &'static str {
         match self {
             Self::Redirect => "redirect",
+            Self::Floor => "fib-only",
             Self::Xdp => "xdp",
             Self::Tc => "tc",
             Self::Auto => "auto",
@@ -61,7 +64,16 @@ impl Plane {
 
     /// Whether it leaves addresses as they are.
     pub fn translates(self) -> bool {
-        !matches!(self, Self::Redirect | Self::Plain)
+        !matches!(self, Self::Redirect | Self::Floor | Self::Plain)
+    }
+
+    /// The bench's own program that forwards, if it is one.
+    pub fn own_program(self) -> Option<&'static str> {
+        match self {
+            Self::Redirect => Some("redirect"),
+            Self::Floor => Some("forward"),
+            _ => None,
+        }
     }
 
     /// Sets it up, and says how long that took: for this router the whole load, for the others the rules alone.

@@ -258,7 +258,7 @@ fn hook_section(runner: &Runner, field: &Field, hook: Hook) -> Result<Section> {
         Hook::Tc => "TC program",
     };
     let values = field.router.ns.run(|| {
-        kernel::pin(0, kernel::cores()?.pop().unwrap_or(0))?;
+        kernel::pin(0, kernel::last_core()?)?;
         runner.turns(title, &mut cases, |case| case.name.clone(), |case| case.measure())
     })?;
     let mut section = Section::new(title, Unit::NanosecondsPerPacket);
@@ -353,7 +353,7 @@ fn steps(runner: &Runner, field: &Field) -> Result<Section> {
         }
     }
     let values = field.router.ns.run(|| {
-        kernel::pin(0, kernel::cores()?.pop().unwrap_or(0))?;
+        kernel::pin(0, kernel::last_core()?)?;
         runner.turns("steps", &mut programs, |(_, name)| (*name).to_owned(), |(program, _)| {
             let times: Result<Vec<f64>> = (0..runner.pick(9, 3)).map(|_| {
                 let ran = kernel::test_run(program.as_fd(), &frame, Context::Xdp(ifindex), 10_000)?;

@@ -18,12 +18,24 @@ pub struct Runner {
     pub rounds: usize,
     /// The bench's BPF object.
     pub object: PathBuf,
+    /// What the names of routers have to contain, one of them; nothing for all.
+    pub only: Vec<String>,
 }
 
 impl Runner {
     /// A runner of so many rounds.
     pub fn new(quick: bool, rounds: usize, object: PathBuf) -> Self {
-        Self { quick, rounds, object }
+        Self {
+            quick,
+            rounds,
+            object,
+            only: Vec::new(),
+        }
+    }
+
+    /// Whether the router of this name is to be measured.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str()))
     }
 
     /// The one or the other.
