@@ -4,20 +4,27 @@
 //! hits both sides. All of it is in network namespaces of its own, which go away with it.
 
 mod bounds;
+mod connections;
 mod field;
 mod frames;
+mod hosts;
 mod kernel;
+mod latency;
 mod machine;
 mod markdown;
+mod memory;
 mod object;
 mod plane;
 mod plot;
 mod program;
 mod rate;
+mod reload;
 mod report;
 mod rules;
 mod runner;
+mod scale;
 mod stats;
+mod tcp;
 mod traffic;
 
 use std::fs;
@@ -39,6 +46,18 @@ pub enum Name {
     Program,
     /// Packets a second through a router.
     Rate,
+    /// New UDP flows and TCP connections a second.
+    Connections,
+    /// Bulk throughput of TCP.
+    Tcp,
+    /// Round-trip times.
+    Latency,
+    /// Many entries and sessions against few.
+    Scale,
+    /// How long loading and changing takes.
+    Reload,
+    /// Memory of a session and of a rule.
+    Memory,
 }
 
 impl Name {
@@ -50,6 +69,12 @@ impl Name {
         match self {
             Self::Program => program::run(runner, findings),
             Self::Rate => rate::run(runner, findings),
+            Self::Connections => connections::run(runner, findings),
+            Self::Tcp => tcp::run(runner, findings),
+            Self::Latency => latency::run(runner, findings),
+            Self::Scale => scale::run(runner, findings),
+            Self::Reload => reload::run(runner, findings),
+            Self::Memory => memory::run(runner, findings),
         }
     }
 }

@@ -49,6 +49,18 @@ pub struct Router {
     pub folder: TempDir,
 }
 
+impl Router {
+    /// A router whose interfaces are to be plugged in yet.
+    pub fn new(wan: String, lan: String) -> Result<Self> {
+        Ok(Self {
+            ns: Netns::new("router")?,
+            wan,
+            lan,
+            folder: tempfile::tempdir().context("cannot make a folder for the router's files")?,
+        })
+    }
+}
+
 /// One end of the field.
 pub struct End {
     /// Its namespace.
@@ -101,13 +113,7 @@ impl Field {
         let core = kernel::last_core()?;
         // Short names that no other field has: a NAPI's thread is called by them.
         let tag = tag();
-        let ns = Netns::new("router")?;
-        let router = Router {
-            ns,
-            wan: format!("w{tag}"),
-            lan: format!("l{tag}"),
-            folder: tempfile::tempdir()?,
-        };
+        let router = Router::new(format!("w{tag}"), format!("l{tag}"))?;
         let outside = End::plug(&router.ns, &router.wan, "outside", format!("o{tag}"), UPLINK_MAC, object, flows)?;
         let inside = End::plug(&router.ns, &router.lan, "inside", format!("i{tag}"), INSIDE_MAC, object, flows)?;
         let mut field = Self {
@@ -285,6 +291,38 @@ impl Field {
             }
             rate
         })
+    }
+
+    /// Sends each of the first `count` flows one frame, no faster than they are taken, and says how many came through in a second
+    /// of the router's own time.
+    pub fn begin(&self, from: From, frame: &[u8], count: u32) -> Result<f64> {
+        /// Fewer than the ring has room for.
+        const AT_ONCE: u32 = 128;
+        /// For frames that the router does not let through.
+        const LIMIT: Duration = Duration::from_millis(200);
+        let (source, _) = self.ends(from);
+        let (arrived, worked) = (self.arrived(from)?, self.worked(from)?);
+        let mut sent = 0;
+        while sent < count {
+            let before = self.arrived(from)?;
+            source.ns.run(|| -> Result<()> {
+                kernel::pin(0, self.core)?;
+                kernel::send_live(raw(&source.source), frame, source.ifindex, AT_ONCE, AT_ONCE)?;
+                Ok(())
+            })?;
+            sent += AT_ONCE;
+            let started = Instant::now();
+            while self.arrived(from)? < before + u64::from(AT_ONCE) && started.elapsed() < LIMIT {
+                thread::yield_now();
+            }
+        }
+        let (came, busy) = (self.arrived(from)? - arrived, (self.worked(from)? - worked).as_secs_f64());
+        ensure!(
+            came as f64 > 0.9 * f64::from(sent),
+            "of {sent} new flows only {came} came through the router ({})",
+            self.plane.name()
+        );
+        Ok(came as f64 / busy)
     }
 
     /// The header of a frame that came to the other end lately.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 
 use super::frames::{Frames, Header};
@@ -188,10 +188,9 @@ impl Object {
 }
 
 /// A loaded program by its number.
-pub fn by_id(id: u32) -> Result<(ProgramFd, String)> {
-    let found = aya::programs::loaded_programs().find_map(|program| program.ok().filter(|program| program.id() == id));
-    let info = found.with_context(|| format!("the BPF program number {id} is gone"))?;
-    Ok((info.fd()?, info.name_as_str().unwrap_or_default().to_owned()))
+pub fn by_id(id: u32) -> Result<ProgramInfo> {
+    let found = loaded_programs().find_map(|program| program.ok().filter(|program| program.id() == id));
+    found.with_context(|| format!("the BPF program number {id} is gone"))
 }
 
 /// The descriptor in the form that the system calls take.

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::ProgramFd;
+use aya::programs::{ProgramFd, ProgramInfo};
 use serde_json::Value;
 
 use super::field::{Field, From};
@@ -69,24 +69,28 @@ impl Programs {
             From::Outside => &router.wan,
             From::Inside => &router.lan,
         };
-        let said = |program: &str, arguments: &[&str]| -> Result<Value> {
-            let text = shell::output(router.ns.command(program)?.args(arguments))?;
-            serde_json::from_str(&text).with_context(|| format!("{program} says no JSON: {text}"))
-        };
-        let link = said("ip", &["-j", "-d", "link", "show", "dev", nic])?;
+        let link = said(field, "ip", &["-j", "-d", "link", "show", "dev", nic])?;
         let xdp = link[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("{nic} runs no XDP program"))?;
-        let filters = said("tc", &["-j", "filter", "show", "dev", nic, "ingress"])?;
-        let mut filters = filters.as_array().into_iter().flatten();
-        let tc = filters.find_map(|filter| filter["options"]["prog"]["id"].as_u64());
-        let tc = tc.with_context(|| format!("{nic} runs no TC program"))?;
-        let (xdp, name) = by_id(xdp as u32)?;
-        let xdp_kind = if name.contains("_mb") { Kind::XdpFrags } else { Kind::Xdp };
+        let xdp = by_id(xdp as u32)?;
+        let is_frags = xdp.name_as_str().is_some_and(|name| name.contains("_mb"));
         Ok(Self {
-            xdp,
-            xdp_kind,
-            tc: by_id(tc as u32)?.0,
+            xdp: xdp.fd()?,
+            xdp_kind: if is_frags { Kind::XdpFrags } else { Kind::Xdp },
+            tc: Self::of_tc(field, from)?.fd()?,
             ifindex: router.ns.index(nic)?,
         })
+    }
+
+    /// The one at TC ingress alone.
+    pub fn of_tc(field: &Field, from: From) -> Result<ProgramInfo> {
+        let nic = match from {
+            From::Outside => &field.router.wan,
+            From::Inside => &field.router.lan,
+        };
+        let filters = said(field, "tc", &["-j", "filter", "show", "dev", nic, "ingress"])?;
+        let mut filters = filters.as_array().into_iter().flatten();
+        let id = filters.find_map(|filter| filter["options"]["prog"]["id"].as_u64());
+        by_id(id.with_context(|| format!("{nic} runs no TC program"))? as u32)
     }
 
     fn at(&self, hook: Hook) -> (Kind, &ProgramFd) {
@@ -95,6 +99,11 @@ impl Programs {
             Hook::Tc => (Kind::Tc, &self.tc),
         }
     }
+}
+
+fn said(field: &Field, program: &str, arguments: &[&str]) -> Result<Value> {
+    let text = shell::output(field.router.ns.command(program)?.args(arguments))?;
+    serde_json::from_str(&text).with_context(|| format!("{program} says no JSON: {text}"))
 }
 
 /// Where a program runs.
@@ -107,7 +116,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    fn redirect(self) -> u32 {
+    /// What its programs say of a packet that they send on.
+    pub fn redirect(self) -> u32 {
         match self {
             Self::Xdp => XDP_REDIRECT,
             Self::Tc => TC_REDIRECT,
