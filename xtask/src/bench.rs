@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use vr_tests::root::missing_privilege;
 
-use crate::{bpf, setup, shell};
+use crate::{bpf, packages, setup, shell};
 use report::{Findings, Group, Report};
 use runner::Runner;
 
@@ -105,6 +105,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     if let Some(reason) = missing_privilege() {
         bail!("the bench runs in network namespaces, and {reason}");
+    }
+    if let Err(error) = packages::ensure(packages::RIVALS) {
+        // Who is missing is named again in the report, and the others are measured.
+        shell::note(&format!("{error:#}"));
     }
     crate::lab::build()?;
     let object = bpf::build_bench(&setup::run(None)?)?;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use anyhow::{Context as _, Result};
 
-use super::field::Field;
+use super::field::{AT_ONCE, Field};
 use super::frames::Frames;
-use super::hosts::{Hosts, PATIENCE, SERVER};
+use super::hosts::{self, Hosts, PATIENCE, SERVER};
 use super::plane::Plane;
+use super::rate;
 use super::report::{Findings, Section, Unit};
 use super::rules::Rules;
 use super::runner::Runner;
@@ -32,8 +33,10 @@ const TCP_PLANES: [Plane; 4] = [
     Plane::IptablesLegacy,
     Plane::IptablesNft,
 ];
-/// New flows of one measurement: fewer than one host may have half-open by default.
-const FLOWS: u32 = 16_384;
+/// New flows of one measurement.
+const FLOWS: usize = 4096;
+/// All rounds' flows have ports of their own of one host's, so that no more come than it has.
+const ALL_FLOWS: usize = 56_000;
 /// The first of the server's ports.
 const PORT: u16 = 6000;
 /// A client's ports last for this many of the server's.
@@ -41,15 +44,26 @@ const PORTS: u16 = 8;
 
 /// Measures the group.
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
-    let mut planes: Vec<Plane> = available(runner, findings, &UDP_PLANES);
-    let flows = runner.pick(FLOWS, FLOWS / 4);
-    let title = "New UDP flows, masqueraded";
-    // Each round has a router of its own, in which nothing has been yet.
-    let values = runner.turns(title, &mut planes, |plane| plane.name().to_owned(), |plane| udp(runner, *plane, flows))?;
-    let mut section = Section::new(title, Unit::ConnectionsPerSecond);
-    for (plane, values) in planes.iter().zip(values) {
-        section.add(plane.name(), values);
+    let flows = FLOWS.min(ALL_FLOWS / runner.rounds) as u32 / AT_ONCE * AT_ONCE;
+    let rules = Rules {
+        // One host begins them all.
+        sessions: Some(1 << 17),
+        ..Rules::FEW
+    };
+    let mut fields = rate::fields(runner, findings, &UDP_PLANES, &rules, ALL_FLOWS)?;
+    for field in &mut fields {
+        let frames = frames(field);
+        field.set_frames(Traffic::Masquerade.from(), &frames)?;
     }
+    let title = "New UDP flows, masqueraded";
+    let values = runner.turns(title, &mut fields, |field| field.plane.name().to_owned(), |field| {
+        field.begin(Traffic::Masquerade.from(), &frames(field).first()?, flows)
+    })?;
+    let mut section = Section::new(title, Unit::ConnectionsPerSecond);
+    for (field, values) in fields.iter().zip(values) {
+        section.add(field.plane.name(), values);
+    }
+    drop(fields);
     let of = |plane: Plane| section.get(plane.name());
     for (name, a, b) in [
         ("connections/udp/netfilter", Plane::Xdp, Plane::IptablesNft),
@@ -61,13 +75,13 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     }
     findings.sections.push(section);
 
-    let mut planes = available(runner, findings, &TCP_PLANES);
+    let mut all = hosts::of(runner, findings, &TCP_PLANES)?;
     let title = "TCP connections opened and closed, masqueraded";
     let during = runner.pick(Duration::from_secs(1), Duration::from_millis(300));
-    let values = runner.turns(title, &mut planes, |plane| plane.name().to_owned(), |plane| tcp(*plane, during))?;
+    let values = runner.turns(title, &mut all, |hosts| hosts.plane.name().to_owned(), |hosts| tcp(hosts, during))?;
     let mut section = Section::new(title, Unit::ConnectionsPerSecond);
-    for (plane, values) in planes.iter().zip(values) {
-        section.add(plane.name(), values);
+    for (hosts, values) in all.iter().zip(values) {
+        section.add(hosts.plane.name(), values);
     }
     let of = |plane: Plane| section.get(plane.name());
     for (name, b) in [
@@ -81,37 +95,18 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// The planes that can be had.
-fn available(runner: &Runner, findings: &mut Findings, planes: &[Plane]) -> Vec<Plane> {
-    let mut planes = planes.to_vec();
-    planes.retain(|plane| runner.wants(plane.name()));
-    planes.retain(|plane| match Hosts::new(*plane, &Rules::FEW) {
-        Ok(_) => true,
-        Err(error) => {
-            let reason = format!("{} cannot be measured here: {error:#}", plane.name());
-            shell::note(&reason);
-            findings.note(reason);
-            false
-        }
-    });
-    planes
-}
-
-fn udp(runner: &Runner, plane: Plane, flows: u32) -> Result<f64> {
-    let mut field = Field::new(plane, &Rules::FEW, &runner.object, flows as usize)?;
+/// All flows there will be.
+fn frames(field: &Field) -> Frames {
     let traffic = Traffic::Masquerade;
-    let frames = Frames {
+    Frames {
         macs: field.macs(traffic.from()),
         length: 60,
-        flows: traffic.flows(flows as usize),
-    };
-    field.set_frames(traffic.from(), &frames)?;
-    field.begin(traffic.from(), &frames.first()?, flows)
+        flows: traffic.flows(ALL_FLOWS),
+    }
 }
 
 /// Connections a second, one after the other.
-fn tcp(plane: Plane, during: Duration) -> Result<f64> {
-    let hosts = Hosts::new(plane, &Rules::FEW)?;
+fn tcp(hosts: &Hosts, during: Duration) -> Result<f64> {
     let listeners = hosts.outside.run(|| {
         let ports = PORT..PORT + PORTS;
         ports.map(|port| TcpListener::bind((SERVER, port))).collect::<Result<Vec<_>, _>>()

@@ -102,6 +102,8 @@ pub struct Field {
     pub took: Duration,
 }
 
+/// Frames that a ring has room for at any time, also beside what is in it.
+pub const AT_ONCE: u32 = 128;
 /// Frames of one call of the source, a few hundredths of a second's worth.
 const CHUNK: u32 = 1 << 16;
 /// Frames that the source makes at a time.
@@ -293,11 +295,9 @@ impl Field {
         })
     }
 
-    /// Sends each of the first `count` flows one frame, no faster than they are taken, and says how many came through in a second
+    /// Sends each of the next `count` flows, a multiple of [`AT_ONCE`], one frame, no faster than they are taken, and says how many came through in a second
     /// of the router's own time.
     pub fn begin(&self, from: From, frame: &[u8], count: u32) -> Result<f64> {
-        /// Fewer than the ring has room for.
-        const AT_ONCE: u32 = 128;
         /// For frames that the router does not let through.
         const LIMIT: Duration = Duration::from_millis(200);
         let (source, _) = self.ends(from);

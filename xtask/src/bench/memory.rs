@@ -8,12 +8,17 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapInfo;
 
 use super::field::{Field, From};
+use super::frames::Frames;
 use super::plane::Plane;
 use super::program::Programs;
 use super::report::{Findings, Ratio, Section, Unit};
 use super::rules::Rules;
 use super::runner::Runner;
 use super::stats::Series;
+use super::traffic::Traffic;
+
+/// Connections that conntrack is given: so many that what else goes on does not show.
+const CONNECTIONS: u32 = 49_152;
 
 /// Measures the group. Memory is what it is: one round is enough.
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
@@ -38,10 +43,10 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     each.add("session", one(session));
     each.add("EIP", one(per(&of(11_000, 1000, few)?, 10_000)));
     each.add("forwarded port", one(per(&of(1000, 11_000, few)?, 10_000)));
-    match conntrack() {
+    match conntrack(runner) {
         Ok(bytes) => {
             each.add("connection in conntrack", one(bytes));
-            let text = "a session over a connection in conntrack, whose extensions (NAT has one) are not counted";
+            let text = "a session over a connection in conntrack";
             findings.ratios.push(Ratio::new("memory/session/conntrack", text, one(session / bytes)));
         }
         Err(error) => findings.note(format!("conntrack's memory cannot be told: {error:#}")),
@@ -74,12 +79,40 @@ fn maps_of(field: &Field) -> Result<BTreeMap<String, u64>> {
     Ok(maps)
 }
 
-/// Bytes of one connection: its object and its place in the table's buckets.
-fn conntrack() -> Result<f64> {
-    let slabs = fs::read_to_string("/proc/slabinfo").context("cannot read /proc/slabinfo")?;
+/// Bytes of one connection that iptables masquerades: of all kinds of objects of which there are about as many more as there
+/// are connections, and its place in the table of buckets.
+fn conntrack(runner: &Runner) -> Result<f64> {
+    let mut field = Field::new(Plane::IptablesNft, &Rules::FEW, &runner.object, CONNECTIONS as usize)?;
+    let traffic = Traffic::Masquerade;
+    let frames = Frames {
+        macs: field.macs(traffic.from()),
+        length: 60,
+        flows: traffic.flows(CONNECTIONS as usize),
+    };
+    field.set_frames(traffic.from(), &frames)?;
+    let before = slabs()?;
+    field.begin(traffic.from(), &frames.first()?, CONNECTIONS)?;
+    let after = slabs()?;
+    let mut bytes = 8.0;
+    for (name, (count, size)) in &after {
+        let more = count - before.get(name).map_or(0.0, |(count, _)| *count);
+        if more > 0.9 * f64::from(CONNECTIONS) {
+            bytes += size * (more / f64::from(CONNECTIONS)).round();
+        }
+    }
+    ensure!(bytes > 8.0, "no kind of object has grown by the number of connections");
+    Ok(bytes)
+}
+
+/// How many objects of each kind the kernel has, and the bytes of one.
+fn slabs() -> Result<BTreeMap<String, (f64, f64)>> {
+    let text = fs::read_to_string("/proc/slabinfo").context("cannot read /proc/slabinfo")?;
     // name, active, all, size of one, …
-    let line = slabs.lines().find(|line| line.starts_with("nf_conntrack "));
-    let line = line.context("there is no slab nf_conntrack")?;
-    let size: f64 = line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).context("no size")?;
-    Ok(size)
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?.to_owned();
+        let count = words.next()?.parse().ok()?;
+        Some((name, (count, words.nth(1)?.parse().ok()?)))
+    });
+    Ok(lines.collect())
 }

@@ -28,7 +28,7 @@ pub enum Traffic {
 /// A client's port of the first flow.
 const FIRST_PORT: u16 = 2048;
 /// So many flows have one client.
-const OF_A_CLIENT: u32 = 50_000;
+const OF_A_CLIENT: u32 = 56_000;
 /// What VMs ask outside.
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 1), 53);
 
