@@ -240,7 +240,7 @@ impl Field {
     /// [`Field::last`].
     pub fn rate(&self, from: From, frame: &[u8], during: Duration) -> Result<Rate> {
         /// Before what comes is counted: caches, sessions and the core's clock are to settle.
-        const WARM_UP: Duration = Duration::from_millis(100);
+        const WARM_UP: Duration = Duration::from_millis(40);
         const LIMIT: Duration = Duration::from_secs(10);
         let (source, _) = self.ends(from);
         let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -32,6 +32,8 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         let field = Field::new(Plane::Tc, &rules, &runner.object, 1)?;
         maps_of(&field)
     };
+    // Of how many more rules the memory is told by.
+    let more = runner.pick(10_000, 1000);
     let base = of(1000, 1000, few)?;
     let total = |maps: &BTreeMap<String, u64>| maps.values().sum::<u64>() as f64;
     let per = |more: &BTreeMap<String, u64>, count: u32| (total(more) - total(&base)) / f64::from(count);
@@ -41,8 +43,8 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let sessions = of(1000, 1000, many)?;
     let session = per(&sessions, many - few);
     each.add("session", one(session));
-    each.add("EIP", one(per(&of(11_000, 1000, few)?, 10_000)));
-    each.add("forwarded port", one(per(&of(1000, 11_000, few)?, 10_000)));
+    each.add("EIP", one(per(&of(1000 + more, 1000, few)?, more)));
+    each.add("forwarded port", one(per(&of(1000, 1000 + more, few)?, more)));
     match conntrack(runner) {
         Ok(bytes) => {
             each.add("connection in conntrack", one(bytes));

@@ -42,8 +42,10 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         }
         findings.sections.push(section);
     }
-    let large = section(runner, findings, &mut fields, eip, 1, LARGE)?;
-    findings.sections.push(large);
+    if !runner.quick {
+        let large = section(runner, findings, &mut fields, eip, 1, LARGE)?;
+        findings.sections.push(large);
+    }
     let masquerade = section(runner, findings, &mut fields, Traffic::Masquerade, 1, SMALL)?;
     let text = "masquerade hit over the plain redirect, 64 B";
     findings.compare("rate/masquerade/redirect", text, masquerade.get("xdp"), masquerade.get("redirect"));

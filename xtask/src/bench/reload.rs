@@ -48,7 +48,7 @@ impl Case {
             Self::Load => "vr-userspace load, nothing before",
             Self::Change => "vr-userspace load, one entry changed",
             Self::Again => "vr-userspace load, nothing changed",
-            Self::Addresses => "the kernel alone: ip -batch, addresses",
+            Self::Addresses => "the kernel alone: ip -batch, addresses, up",
             Self::Legacy => "iptables-legacy-restore",
             Self::LegacyChange => "iptables-legacy-restore -n, one rule",
             Self::OverNft => "iptables-nft-restore",
@@ -71,7 +71,7 @@ impl Case {
 
 /// Measures the group.
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
-    let sizes: &[u32] = runner.pick(&[1000, 10_000, 100_000], &[1000, 10_000]);
+    let sizes: &[u32] = runner.pick(&[1000, 10_000, 100_000], &[1000]);
     for size in sizes {
         // Half and half: an EIP is an address for the kernel too, forwarded ports share one.
         let rules = Rules {
@@ -165,7 +165,6 @@ impl Site {
             Ok(router)
         };
         let (ours, theirs, bare) = (plugged(0)?, plugged(1)?, plugged(2)?);
-        bare.ns.set_up(&bare.wan)?;
         Ok(Self { ours, theirs, bare, _far: far })
     }
 
@@ -198,6 +197,8 @@ impl Site {
         for address in eips.chain(forwarded) {
             writeln!(text, "addr add {address}/32 dev {}", self.bare.wan)?;
         }
+        // As `load` does it: to an interface that is up the kernel adds them a dozen times slower.
+        writeln!(text, "link set {} up", self.bare.wan)?;
         let path = self.bare.folder.path().join("batch");
         std::fs::write(&path, text)?;
         let started = Instant::now();

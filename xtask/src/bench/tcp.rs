@@ -29,7 +29,7 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     for streams in [1, 8] {
         let title = format!("TCP, {streams} {}", if streams == 1 { "stream" } else { "streams" });
         let values = runner.turns(&title, &mut all, |hosts| hosts.plane.name().to_owned(), |hosts| {
-            throughput(hosts, streams, runner.pick(Duration::from_secs(1), Duration::from_millis(300)))
+            throughput(hosts, streams, runner.pick(Duration::from_secs(1), Duration::from_millis(200)))
         })?;
         let mut section = Section::new(&title, Unit::BitsPerSecond);
         for (hosts, values) in all.iter().zip(values) {
@@ -64,7 +64,7 @@ impl Drop for Load<'_> {
 
 /// Bits a second that arrive by so many streams.
 fn throughput(hosts: &Hosts, streams: usize, during: Duration) -> Result<f64> {
-    const WARM_UP: Duration = Duration::from_millis(150);
+    const WARM_UP: Duration = Duration::from_millis(100);
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let _load = load(scope, hosts, streams, &stop, &received)?;
