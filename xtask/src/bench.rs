@@ -17,6 +17,7 @@ mod object;
 mod plane;
 mod plot;
 mod program;
+mod publish;
 mod rate;
 mod reload;
 mod report;
@@ -28,7 +29,7 @@ mod tcp;
 mod traffic;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -62,7 +63,8 @@ pub enum Name {
 
 impl Name {
     fn text(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     fn run(self, runner: &mut Runner, findings: &mut Findings) -> Result<()> {
@@ -96,6 +98,9 @@ pub struct Options {
     /// The folder for report.json, report.md and the plots.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
+    /// Also put the figures and plots into docs/performance.md.
+    #[arg(long, conflicts_with_all = ["quick", "only", "groups"])]
+    publish: bool,
 }
 
 /// Measures, prints, and writes the reports.
@@ -112,10 +117,17 @@ pub fn run(options: &Options) -> Result<()> {
     }
     crate::lab::build()?;
     let object = bpf::build_bench(&setup::run(None)?)?;
-    let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 9 }).max(1);
+    let rounds = options
+        .rounds
+        .unwrap_or(if options.quick { 3 } else { 9 })
+        .max(1);
     let mut runner = Runner::new(options.quick, rounds, object);
     runner.only.clone_from(&options.only);
-    let wanted = if options.groups.is_empty() { Name::value_variants() } else { &options.groups };
+    let wanted = if options.groups.is_empty() {
+        Name::value_variants()
+    } else {
+        &options.groups
+    };
     let mut report = Report {
         machine: machine::Machine::here(),
         quick: options.quick,
@@ -125,7 +137,10 @@ pub fn run(options: &Options) -> Result<()> {
     for name in wanted {
         shell::heading(&format!("bench {}", name.text()));
         let (started, mut findings) = (Instant::now(), Findings::default());
-        let failure = name.run(&mut runner, &mut findings).err().map(|error| format!("{error:#}"));
+        let failure = name
+            .run(&mut runner, &mut findings)
+            .err()
+            .map(|error| format!("{error:#}"));
         if let Some(failure) = &failure {
             shell::note(&format!("FAILED: {failure}"));
         }
@@ -137,23 +152,30 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     write(&report, &shell::root().join(&options.out))?;
+    if options.publish {
+        publish::publish(&report, &shell::root().join("docs"))?;
+    }
     if report.groups.iter().all(|group| group.failure.is_some()) {
         bail!("nothing could be measured");
     }
     Ok(())
 }
 
-fn write(report: &Report, folder: &std::path::Path) -> Result<()> {
-    let plots = folder.join("plots");
-    fs::create_dir_all(&plots).with_context(|| format!("cannot make {}", plots.display()))?;
-    fs::write(folder.join("report.json"), serde_json::to_string_pretty(report)?)?;
-    fs::write(folder.join("report.md"), markdown::of(report, Some("plots")))?;
-    for group in &report.groups {
-        for section in &group.findings.sections {
-            plot::draw(section, &plots.join(markdown::file_name(&group.name, &section.title)))?;
-        }
-    }
+fn write(report: &Report, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(
+        folder.join("report.json"),
+        serde_json::to_string_pretty(report)?,
+    )?;
+    fs::write(
+        folder.join("report.md"),
+        markdown::of(report, Some("plots")),
+    )?;
+    plot::all(report, &folder.join("plots"))?;
     println!("{}", markdown::of(report, None));
-    shell::note(&format!("report.json, report.md and plots are in {}", folder.display()));
+    shell::note(&format!(
+        "report.json, report.md and plots are in {}",
+        folder.display()
+    ));
     Ok(())
 }

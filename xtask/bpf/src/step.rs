@@ -6,7 +6,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as Fib, xdp_action},
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_redirect,
     },
     macros::{map, xdp},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
@@ -28,7 +29,8 @@ static STEP_BY_FLOW_LRU: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entrie
 #[map]
 static STEP_BY_NUMBER: Array<[u64; 8]> = Array::with_max_entries(ENTRIES, 0);
 #[map]
-static STEP_BY_PREFIX: LpmTrie<[u32; 2], u64> = LpmTrie::with_max_entries(ENTRIES, BPF_F_NO_PREALLOC);
+static STEP_BY_PREFIX: LpmTrie<[u32; 2], u64> =
+    LpmTrie::with_max_entries(ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
 static STEP_COUNTER: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(64, 0);
 

@@ -94,11 +94,17 @@ mod tests {
 
     #[test]
     fn the_bound_itself_is_met_and_nothing_is_without_a_value() {
-        let (most, least) = (Bound::of("program/eip-in/floor"), Bound::of("rate/xdp/redirect"));
+        let (most, least) = (
+            Bound::of("program/eip-in/floor"),
+            Bound::of("rate/xdp/redirect"),
+        );
         let (most, least) = (most.unwrap(), least.unwrap());
         assert!(most.is_met(1.5) && !most.is_met(1.51) && !most.is_met(f64::NAN));
         assert!(least.is_met(0.85) && !least.is_met(0.84) && !least.is_met(f64::NAN));
-        assert_eq!((most.text(), least.text()), ("≤ 1.5".into(), "≥ 0.85".into()));
+        assert_eq!(
+            (most.text(), least.text()),
+            ("≤ 1.5".into(), "≥ 0.85".into())
+        );
         assert_eq!(Bound::of("program/eip-in"), None);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::io::Read as _;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::thread;
 use std::os::fd::AsRawFd as _;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{Shutdown, shutdown};
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::field::{AT_ONCE, Field};
 use super::frames::Frames;
@@ -18,7 +18,6 @@ use super::report::{Findings, Section, Unit};
 use super::rules::Rules;
 use super::runner::Runner;
 use super::traffic::Traffic;
-use crate::shell;
 
 const UDP_PLANES: [Plane; 5] = [
     Plane::Xdp,
@@ -56,9 +55,12 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         field.set_frames(Traffic::Masquerade.from(), &frames)?;
     }
     let title = "New UDP flows, masqueraded";
-    let values = runner.turns(title, &mut fields, |field| field.plane.name().to_owned(), |field| {
-        field.begin(Traffic::Masquerade.from(), &frames(field).first()?, flows)
-    })?;
+    let values = runner.turns(
+        title,
+        &mut fields,
+        |field| field.plane.name().to_owned(),
+        |field| field.begin(Traffic::Masquerade.from(), &frames(field).first()?, flows),
+    )?;
     let mut section = Section::new(title, Unit::ConnectionsPerSecond);
     for (field, values) in fields.iter().zip(values) {
         section.add(field.plane.name(), values);
@@ -71,14 +73,24 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         ("connections/udp/nft", Plane::Xdp, Plane::Nft),
         ("connections/udp/tc", Plane::Tc, Plane::IptablesNft),
     ] {
-        findings.compare(name, format!("new UDP flows: {} over {}", a.name(), b.name()), of(a), of(b));
+        findings.compare(
+            name,
+            format!("new UDP flows: {} over {}", a.name(), b.name()),
+            of(a),
+            of(b),
+        );
     }
     findings.sections.push(section);
 
     let mut all = hosts::of(runner, findings, &TCP_PLANES)?;
     let title = "TCP connections opened and closed, masqueraded";
     let during = runner.pick(Duration::from_secs(1), Duration::from_millis(300));
-    let values = runner.turns(title, &mut all, |hosts| hosts.plane.name().to_owned(), |hosts| tcp(hosts, during))?;
+    let values = runner.turns(
+        title,
+        &mut all,
+        |hosts| hosts.plane.name().to_owned(),
+        |hosts| tcp(hosts, during),
+    )?;
     let mut section = Section::new(title, Unit::ConnectionsPerSecond);
     for (hosts, values) in all.iter().zip(values) {
         section.add(hosts.plane.name(), values);
@@ -89,7 +101,12 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         ("connections/tcp/legacy", Plane::IptablesLegacy),
         ("connections/tcp/plain", Plane::Plain),
     ] {
-        findings.compare(name, format!("TCP connections: auto over {}", b.name()), of(Plane::Auto), of(b));
+        findings.compare(
+            name,
+            format!("TCP connections: auto over {}", b.name()),
+            of(Plane::Auto),
+            of(b),
+        );
     }
     findings.sections.push(section);
     Ok(())
@@ -109,7 +126,9 @@ fn frames(field: &Field) -> Frames {
 fn tcp(hosts: &Hosts, during: Duration) -> Result<f64> {
     let listeners = hosts.outside.run(|| {
         let ports = PORT..PORT + PORTS;
-        ports.map(|port| TcpListener::bind((SERVER, port))).collect::<Result<Vec<_>, _>>()
+        ports
+            .map(|port| TcpListener::bind((SERVER, port)))
+            .collect::<Result<Vec<_>, _>>()
     });
     let listeners = listeners.context("cannot listen")?;
     thread::scope(|scope| {
@@ -123,7 +142,8 @@ fn tcp(hosts: &Hosts, during: Duration) -> Result<f64> {
         }
         let connect = |port: u16| -> Result<()> {
             let to = SocketAddr::V4(SocketAddrV4::new(SERVER, port));
-            TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to} through the router"))?;
+            TcpStream::connect_timeout(&to, PATIENCE)
+                .with_context(|| format!("cannot connect to {to} through the router"))?;
             Ok(())
         };
         hosts.inside.run(|| {

@@ -116,8 +116,24 @@ impl Field {
         // Short names that no other field has: a NAPI's thread is called by them.
         let tag = tag();
         let router = Router::new(format!("w{tag}"), format!("l{tag}"))?;
-        let outside = End::plug(&router.ns, &router.wan, "outside", format!("o{tag}"), UPLINK_MAC, object, flows)?;
-        let inside = End::plug(&router.ns, &router.lan, "inside", format!("i{tag}"), INSIDE_MAC, object, flows)?;
+        let outside = End::plug(
+            &router.ns,
+            &router.wan,
+            "outside",
+            format!("o{tag}"),
+            UPLINK_MAC,
+            object,
+            flows,
+        )?;
+        let inside = End::plug(
+            &router.ns,
+            &router.lan,
+            "inside",
+            format!("i{tag}"),
+            INSIDE_MAC,
+            object,
+            flows,
+        )?;
         let mut field = Self {
             plane,
             router,
@@ -128,7 +144,9 @@ impl Field {
             napi: [0; 2],
             took: Duration::ZERO,
         };
-        field.wire(rules, object).with_context(|| plane.name().to_owned())?;
+        field
+            .wire(rules, object)
+            .with_context(|| plane.name().to_owned())?;
         Ok(field)
     }
 
@@ -177,9 +195,16 @@ impl Field {
         ];
         for (ns, device, priority) in places {
             let line = format!("echo 1 > /sys/class/net/{device}/threaded");
-            let status = ns.command_as_ip_netns_exec("sh")?.args(["-c", &line]).status()?;
-            ensure!(status.success(), "{device} does not take threaded NAPI (kernel 5.12)");
-            let thread = napi_thread(device).with_context(|| format!("the NAPI of {device} has no thread"))?;
+            let status = ns
+                .command_as_ip_netns_exec("sh")?
+                .args(["-c", &line])
+                .status()?;
+            ensure!(
+                status.success(),
+                "{device} does not take threaded NAPI (kernel 5.12)"
+            );
+            let thread = napi_thread(device)
+                .with_context(|| format!("the NAPI of {device} has no thread"))?;
             kernel::pin(thread, self.core)?;
             kernel::prioritise(thread, priority)?;
         }
@@ -193,12 +218,23 @@ impl Field {
             From::Outside => &self.router.lan,
             From::Inside => &self.router.wan,
         };
-        let table = self.router.ns.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
-        let line = table.lines().find_map(|line| line.trim().strip_prefix(device.as_str())?.strip_prefix(':'));
+        let table = self
+            .router
+            .ns
+            .run(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
+        let line = table
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(device.as_str())?.strip_prefix(':'));
         let line = line.with_context(|| format!("{device} is not in /proc/net/dev"))?;
-        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
         // Of the sending side: bytes, packets, errors, dropped.
-        ensure!(numbers.len() == 16, "/proc/net/dev says of {device}: {line}");
+        ensure!(
+            numbers.len() == 16,
+            "/proc/net/dev says of {device}: {line}"
+        );
         Ok(numbers[9] + numbers[11])
     }
 
@@ -209,9 +245,12 @@ impl Field {
             From::Outside => outside,
             From::Inside => inside,
         };
-        let text = fs::read_to_string(format!("/proc/{thread}/schedstat")).context("the kernel keeps no account of threads")?;
+        let text = fs::read_to_string(format!("/proc/{thread}/schedstat"))
+            .context("the kernel keeps no account of threads")?;
         let nanoseconds = text.split(' ').next().and_then(|word| word.parse().ok());
-        Ok(Duration::from_nanos(nanoseconds.with_context(|| format!("no time in {text:?}"))?))
+        Ok(Duration::from_nanos(
+            nanoseconds.with_context(|| format!("no time in {text:?}"))?,
+        ))
     }
 
     /// The ends: where frames come from, and where they go.
@@ -261,13 +300,22 @@ impl Field {
             let measure = || -> Result<Rate> {
                 let started = Instant::now();
                 while self.arrived(from)? == before && !sender.is_finished() {
-                    ensure!(started.elapsed() < LIMIT, "nothing comes through the router ({})", self.plane.name());
+                    ensure!(
+                        started.elapsed() < LIMIT,
+                        "nothing comes through the router ({})",
+                        self.plane.name()
+                    );
                     thread::sleep(Duration::from_millis(2));
                 }
                 thread::sleep(WARM_UP);
                 let now = || {
                     let worked = self.worked(from)?;
-                    Ok::<_, anyhow::Error>((Instant::now(), worked, self.arrived(from)?, sent.load(Ordering::Relaxed)))
+                    Ok::<_, anyhow::Error>((
+                        Instant::now(),
+                        worked,
+                        self.arrived(from)?,
+                        sent.load(Ordering::Relaxed),
+                    ))
                 };
                 let first = now()?;
                 let mut last = first;
@@ -276,7 +324,10 @@ impl Field {
                     thread::sleep(during);
                     last = now()?;
                 }
-                let (seconds, busy) = ((last.0 - first.0).as_secs_f64(), (last.1 - first.1).as_secs_f64());
+                let (seconds, busy) = (
+                    (last.0 - first.0).as_secs_f64(),
+                    (last.1 - first.1).as_secs_f64(),
+                );
                 let (arrived, sent) = ((last.2 - first.2) as f64, (last.3 - first.3) as f64);
                 ensure!(busy > 0.0, "the router did nothing ({})", self.plane.name());
                 Ok(Rate {
@@ -316,7 +367,10 @@ impl Field {
                 thread::yield_now();
             }
         }
-        let (came, busy) = (self.arrived(from)? - arrived, (self.worked(from)? - worked).as_secs_f64());
+        let (came, busy) = (
+            self.arrived(from)? - arrived,
+            (self.worked(from)? - worked).as_secs_f64(),
+        );
         ensure!(
             came as f64 > 0.9 * f64::from(sent),
             "of {sent} new flows only {came} came through the router ({})",
@@ -385,7 +439,8 @@ impl End {
 fn tag() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut number = u64::from(std::process::id()) << 8 | COUNT.fetch_add(1, Ordering::Relaxed) & 0xff;
+    let mut number =
+        u64::from(std::process::id()) << 8 | COUNT.fetch_add(1, Ordering::Relaxed) & 0xff;
     let mut tag = String::new();
     while number > 0 {
         tag.push(char::from(DIGITS[(number % 36) as usize]));
@@ -398,7 +453,11 @@ fn tag() -> String {
 fn napi_thread(device: &str) -> Result<i32> {
     let name = format!("napi/{device}-");
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();

@@ -38,8 +38,15 @@ impl Frames {
     /// A frame of the first flow.
     pub fn first(&self) -> Result<Vec<u8>> {
         ensure!(!self.flows.is_empty(), "frames of no flow");
-        ensure!(self.length >= size_of::<Header>(), "frames of {} bytes are too short", self.length);
-        let Flow { source, destination } = self.flows[0];
+        ensure!(
+            self.length >= size_of::<Header>(),
+            "frames of {} bytes are too short",
+            self.length
+        );
+        let Flow {
+            source,
+            destination,
+        } = self.flows[0];
         let frame = Packet::udp(source, destination).ethernet(self.macs.0, self.macs.1);
         Ok(frame.payload(vec![0; self.length - HEADERS]).build())
     }
@@ -68,7 +75,11 @@ impl Frames {
 
 fn words(flow: &Flow, ip: u32, udp: u32) -> FlowWords {
     let addresses = [flow.source.ip().octets(), flow.destination.ip().octets()].concat();
-    let ports = [flow.source.port().to_be_bytes(), flow.destination.port().to_be_bytes()].concat();
+    let ports = [
+        flow.source.port().to_be_bytes(),
+        flow.destination.port().to_be_bytes(),
+    ]
+    .concat();
     let addresses_sum = sum(&addresses, |_| true);
     let ip = folded(ip + addresses_sum);
     // Zero would mean that there is no checksum.
@@ -93,7 +104,9 @@ fn word(bytes: &[u8]) -> u32 {
 fn sum(bytes: &[u8], counts: impl Fn(usize) -> bool) -> u32 {
     let words = bytes.chunks_exact(2).enumerate();
     let words = words.filter(|(number, _)| counts(2 * number));
-    words.map(|(_, pair)| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+    words
+        .map(|(_, pair)| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum()
 }
 
 fn folded(mut sum: u32) -> u16 {
@@ -122,20 +135,32 @@ mod tests {
 
     #[test]
     fn frames_of_all_flows_are_right() {
-        let flows = [("1.2.3.4:5", "6.7.8.9:10"), ("255.255.255.255:65535", "255.254.253.252:65535"), ("0.0.0.1:0", "0.0.0.0:0")];
+        let flows = [
+            ("1.2.3.4:5", "6.7.8.9:10"),
+            ("255.255.255.255:65535", "255.254.253.252:65535"),
+            ("0.0.0.1:0", "0.0.0.0:0"),
+        ];
         let flows = flows.map(|(source, destination)| Flow {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
         });
         for length in [60, 61, 1400] {
             let macs = (Mac([2; 6]), Mac([4; 6]));
-            let frames = Frames { macs, length, flows: flows.to_vec() };
+            let frames = Frames {
+                macs,
+                length,
+                flows: flows.to_vec(),
+            };
             for (number, flow) in flows.iter().enumerate() {
                 let expected = Packet::udp(flow.source, flow.destination)
                     .ethernet(macs.0, macs.1)
                     .payload(vec![0; length - HEADERS])
                     .build();
-                assert_eq!(frame_of(&frames, number), expected, "{flow:?}, {length} bytes");
+                assert_eq!(
+                    frame_of(&frames, number),
+                    expected,
+                    "{flow:?}, {length} bytes"
+                );
                 check_checksums(&expected[14..]).unwrap();
             }
         }
@@ -144,8 +169,27 @@ mod tests {
     #[test]
     fn a_frame_has_room_for_its_headers() {
         let macs = (Mac([2; 6]), Mac([4; 6]));
-        let flow = Flow { source: "1.2.3.4:5".parse().unwrap(), destination: "6.7.8.9:10".parse().unwrap() };
-        assert!(Frames { macs, length: 42, flows: vec![flow] }.header().is_err());
-        assert!(Frames { macs, length: 60, flows: vec![] }.header().is_err());
+        let flow = Flow {
+            source: "1.2.3.4:5".parse().unwrap(),
+            destination: "6.7.8.9:10".parse().unwrap(),
+        };
+        assert!(
+            Frames {
+                macs,
+                length: 42,
+                flows: vec![flow]
+            }
+            .header()
+            .is_err()
+        );
+        assert!(
+            Frames {
+                macs,
+                length: 60,
+                flows: vec![]
+            }
+            .header()
+            .is_err()
+        );
     }
 }

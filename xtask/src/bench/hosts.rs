@@ -51,7 +51,10 @@ impl Hosts {
 
     fn wire(&self, rules: &Rules) -> Result<()> {
         let Router { ns, wan, lan, .. } = &self.router;
-        for (host, nic, mac) in [(&self.outside, wan, UPLINK_MAC), (&self.inside, lan, INSIDE_MAC)] {
+        for (host, nic, mac) in [
+            (&self.outside, wan, UPLINK_MAC),
+            (&self.inside, lan, INSIDE_MAC),
+        ] {
             ns.veth(nic, host, NIC, [Some(mac), None])?;
             host.set_up(NIC)?;
             // As virtio-net does: what comes in is merged.
@@ -82,7 +85,11 @@ impl Hosts {
 
     /// Where the outside finds the VM with an EIP: by that, or by the VM's own address where nobody translates.
     pub fn vm_from_outside(&self, port: u16) -> SocketAddrV4 {
-        let address = if self.plane.translates() { Rules::eip(0) } else { Rules::vm(0) };
+        let address = if self.plane.translates() {
+            Rules::eip(0)
+        } else {
+            Rules::vm(0)
+        };
         SocketAddrV4::new(address, port)
     }
 }

@@ -164,12 +164,15 @@ pub fn prioritise(thread: i32, priority: Priority) -> Result<()> {
     // SAFETY: the parameters outlive the call, and the second call takes numbers.
     let result = unsafe {
         match libc::sched_setscheduler(thread, policy, &raw const parameters) {
-            0 if priority == Priority::First => libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, -15),
+            0 if priority == Priority::First => {
+                libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, -15)
+            }
             result => result,
         }
     };
     if result < 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("cannot set the priority of thread {thread}"));
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("cannot set the priority of thread {thread}"));
     }
     Ok(())
 }

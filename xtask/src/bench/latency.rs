@@ -30,27 +30,48 @@ const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)]
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let mut all = hosts::of(runner, findings, &PLANES)?;
     for (name, under_load) in [("idle", false), ("load", true)] {
-        let title = if under_load { "beside one TCP stream" } else { "idle" };
+        let title = if under_load {
+            "beside one TCP stream"
+        } else {
+            "idle"
+        };
         let mut shares: Vec<Vec<Series>> = vec![vec![Series::default(); all.len()]; SHARES.len()];
         let mut at = 0;
         let count = all.len();
-        runner.turns(title, &mut all, |hosts| hosts.plane.name().to_owned(), |hosts| {
-            let trips = round_trips(hosts, under_load, runner.window())?;
-            for ((_, share), series) in SHARES.iter().zip(&mut shares) {
-                series[at % count].0.push(trips.quantile(*share));
-            }
-            at += 1;
-            Ok(trips.median())
-        })?;
+        runner.turns(
+            title,
+            &mut all,
+            |hosts| hosts.plane.name().to_owned(),
+            |hosts| {
+                let trips = round_trips(hosts, under_load, runner.window())?;
+                for ((_, share), series) in SHARES.iter().zip(&mut shares) {
+                    series[at % count].0.push(trips.quantile(*share));
+                }
+                at += 1;
+                Ok(trips.median())
+            },
+        )?;
         for ((share, _), series) in SHARES.iter().zip(shares) {
-            let mut section = Section::new(format!("Round trip, {title}, {share}"), Unit::Microseconds);
+            let mut section =
+                Section::new(format!("Round trip, {title}, {share}"), Unit::Microseconds);
             for (hosts, series) in all.iter().zip(series) {
                 section.add(hosts.plane.name(), series);
             }
             let of = |plane: Plane| section.get(plane.name());
-            let text = |other: Plane| format!("round trip, {title}, {share}: auto over {}", other.name());
-            findings.compare(format!("latency/{name}/{share}"), text(Plane::IptablesNft), of(Plane::Auto), of(Plane::IptablesNft));
-            findings.compare(format!("latency/{name}/{share}/plain"), text(Plane::Plain), of(Plane::Auto), of(Plane::Plain));
+            let text =
+                |other: Plane| format!("round trip, {title}, {share}: auto over {}", other.name());
+            findings.compare(
+                format!("latency/{name}/{share}"),
+                text(Plane::IptablesNft),
+                of(Plane::Auto),
+                of(Plane::IptablesNft),
+            );
+            findings.compare(
+                format!("latency/{name}/{share}/plain"),
+                text(Plane::Plain),
+                of(Plane::Auto),
+                of(Plane::Plain),
+            );
             findings.sections.push(section);
         }
     }
@@ -62,8 +83,13 @@ fn round_trips(hosts: &Hosts, under_load: bool, during: Duration) -> Result<Seri
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let load = under_load.then(|| tcp::load(scope, hosts, 1, &stop, &received)).transpose()?;
-        let echo = hosts.inside.run(|| UdpSocket::bind((Rules::vm(0), PORT))).context("cannot listen")?;
+        let load = under_load
+            .then(|| tcp::load(scope, hosts, 1, &stop, &received))
+            .transpose()?;
+        let echo = hosts
+            .inside
+            .run(|| UdpSocket::bind((Rules::vm(0), PORT)))
+            .context("cannot listen")?;
         echo.set_read_timeout(Some(Duration::from_millis(20)))?;
         let done = &done;
         scope.spawn(move || {
@@ -85,7 +111,10 @@ fn round_trips(hosts: &Hosts, under_load: bool, during: Duration) -> Result<Seri
 fn ask(hosts: &Hosts, during: Duration) -> Result<Series> {
     /// The first ones find neighbours and begin sessions.
     const WARM_UP: usize = 50;
-    let client = hosts.outside.run(|| UdpSocket::bind("0.0.0.0:0")).context("cannot make a socket")?;
+    let client = hosts
+        .outside
+        .run(|| UdpSocket::bind("0.0.0.0:0"))
+        .context("cannot make a socket")?;
     client.connect(hosts.vm_from_outside(PORT))?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut trips = Series::default();
@@ -105,7 +134,11 @@ fn ask(hosts: &Hosts, during: Duration) -> Result<Series> {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 lost += 1;
-                ensure!(lost < 20, "no answers come through the router ({})", hosts.plane.name());
+                ensure!(
+                    lost < 20,
+                    "no answers come through the router ({})",
+                    hosts.plane.name()
+                );
             }
             Err(error) => return Err(error).context("no answer"),
         }

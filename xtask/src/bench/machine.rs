@@ -38,9 +38,13 @@ impl Machine {
             Some(line.split_once(':')?.1.trim().to_owned())
         };
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let memory = memory
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+        let memory = memory.lines().find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .split_whitespace()
+                .next()?
+                .parse::<u64>()
+                .ok()
+        });
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
             kernel: said(Command::new("uname").args(["-srm"])).unwrap_or_default(),
@@ -50,16 +54,30 @@ impl Machine {
             virtual_machine: field("flags").is_some_and(|flags| flags.contains("hypervisor")),
             commit: commit(),
             versions: versions(),
-            load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            load: load
+                .split(' ')
+                .next()
+                .and_then(|load| load.parse().ok())
+                .unwrap_or(0.0),
         }
     }
 
     /// For people.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
-        let kind = if self.virtual_machine { ", a virtual machine" } else { "" };
+        let kind = if self.virtual_machine {
+            ", a virtual machine"
+        } else {
+            ""
+        };
         vec![
             ("kernel", self.kernel.clone()),
-            ("processor", format!("{}, {} cores, {} MiB{kind}", self.processor, self.cores, self.memory)),
+            (
+                "processor",
+                format!(
+                    "{}, {} cores, {} MiB{kind}",
+                    self.processor, self.cores, self.memory
+                ),
+            ),
             ("commit", self.commit.clone()),
             ("compared with", self.versions.join(", ")),
             ("load when it began", format!("{:.2}", self.load)),
@@ -68,7 +86,13 @@ impl Machine {
 }
 
 fn commit() -> String {
-    let git = |arguments: &[&str]| said(Command::new("git").current_dir(shell::root()).args(arguments));
+    let git = |arguments: &[&str]| {
+        said(
+            Command::new("git")
+                .current_dir(shell::root())
+                .args(arguments),
+        )
+    };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".into();
     };
@@ -79,7 +103,12 @@ fn commit() -> String {
 }
 
 fn versions() -> Vec<String> {
-    let programs = [("iptables-legacy", "--version"), ("iptables-nft", "--version"), ("nft", "--version"), ("ip", "-V")];
+    let programs = [
+        ("iptables-legacy", "--version"),
+        ("iptables-nft", "--version"),
+        ("nft", "--version"),
+        ("ip", "-V"),
+    ];
     let versions = programs
         .into_iter()
         .filter_map(|(program, argument)| said(Command::new(program).arg(argument)));
@@ -88,7 +117,10 @@ fn versions() -> Vec<String> {
 
 /// The first line that a program says; nothing if it is not there or fails.
 fn said(command: &mut Command) -> Option<String> {
-    let output = command.output().ok().filter(|output| output.status.success())?;
+    let output = command
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.lines().next().unwrap_or_default().trim().to_owned())
 }

@@ -8,8 +8,16 @@ use super::stats::Series;
 /// The whole run. `plots` is where the plots lie, as the text's reader finds them; without it there are none.
 pub fn of(report: &Report, plots: Option<&str>) -> String {
     let mut text = String::new();
-    let kind = if report.quick { "A quick run: rough figures. " } else { "" };
-    let _ = writeln!(text, "{kind}Median of {} rounds, in brackets the least and the greatest.\n", report.rounds);
+    let kind = if report.quick {
+        "A quick run: rough figures. "
+    } else {
+        ""
+    };
+    let _ = writeln!(
+        text,
+        "{kind}Median of {} rounds, in brackets the least and the greatest.\n",
+        report.rounds
+    );
     for (what, value) in report.machine.lines() {
         let _ = writeln!(text, "- {what}: {value}");
     }
@@ -23,7 +31,10 @@ pub fn of(report: &Report, plots: Option<&str>) -> String {
 
 /// All ratios that are held to something.
 fn bounds(report: &Report) -> String {
-    let ratios = report.groups.iter().flat_map(|group| &group.findings.ratios);
+    let ratios = report
+        .groups
+        .iter()
+        .flat_map(|group| &group.findings.ratios);
     let held: Vec<&Ratio> = ratios.filter(|ratio| ratio.bound.is_some()).collect();
     if held.is_empty() {
         return String::new();
@@ -42,7 +53,11 @@ fn cells(ratio: &Ratio) -> String {
         Some(false) => "**not met**",
         None => "",
     };
-    format!("{} | {bound} | {} | {verdict}", ratio.text, spread(&ratio.values, 1.0, 3))
+    format!(
+        "{} | {bound} | {} | {verdict}",
+        ratio.text,
+        spread(&ratio.values, 1.0, 3)
+    )
 }
 
 fn of_group(group: &Group, plots: Option<&str>) -> String {
@@ -66,7 +81,12 @@ fn of_group(group: &Group, plots: Option<&str>) -> String {
     if !others.is_empty() {
         text += "| ratio | is |\n|---|---|\n";
         for ratio in others {
-            let _ = writeln!(text, "| {} | {} |", ratio.text, spread(&ratio.values, 1.0, 3));
+            let _ = writeln!(
+                text,
+                "| {} | {} |",
+                ratio.text,
+                spread(&ratio.values, 1.0, 3)
+            );
         }
         text += "\n";
     }
@@ -83,7 +103,12 @@ fn of_section(section: &Section) -> String {
     let (unit, one, digits) = section.unit.shown();
     let mut text = format!("| {} | {unit} |\n|---|---|\n", section.title);
     for figure in &section.figures {
-        let _ = writeln!(text, "| {} | {} |", figure.case, spread(&figure.values, one, digits));
+        let _ = writeln!(
+            text,
+            "| {} | {} |",
+            figure.case,
+            spread(&figure.values, one, digits)
+        );
     }
     text + "\n"
 }
@@ -124,8 +149,14 @@ mod tests {
         section.add("EIP in", [90.0, 80.0, 85.5].into_iter().collect());
         let mut findings = Findings::default();
         let slow: Series = [2.0].into_iter().collect();
-        findings.ratios.push(Ratio::new("program/eip-in/floor", "EIP in over the floor", slow.clone()));
-        findings.ratios.push(Ratio::new("free", "something else", slow));
+        findings.ratios.push(Ratio::new(
+            "program/eip-in/floor",
+            "EIP in over the floor",
+            slow.clone(),
+        ));
+        findings
+            .ratios
+            .push(Ratio::new("free", "something else", slow));
         findings.sections.push(section);
         Report {
             machine: Machine::default(),
@@ -143,7 +174,10 @@ mod tests {
     #[test]
     fn a_missed_bound_is_said_and_so_is_what_could_not_be_measured() {
         let text = of(&report(), None);
-        assert!(text.contains("| EIP in over the floor | ≤ 1.5 | 2.000 | **not met** |"), "{text}");
+        assert!(
+            text.contains("| EIP in over the floor | ≤ 1.5 | 2.000 | **not met** |"),
+            "{text}"
+        );
         assert!(text.contains("Could not be measured: no reason"), "{text}");
         assert!(text.contains("| EIP in | 85.5 (80.0 – 90.0) |"), "{text}");
         assert!(text.contains("| something else | 2.000 |"), "{text}");
@@ -153,7 +187,13 @@ mod tests {
     #[test]
     fn plots_are_named_by_what_they_show() {
         let text = of(&report(), Some("performance"));
-        assert!(text.contains("![XDP, one flow](performance/program-xdp-one-flow.svg)"), "{text}");
-        assert_eq!(file_name("rate", "64 B, 1 flow (EIP in)"), "rate-64-b-1-flow-eip-in.svg");
+        assert!(
+            text.contains("![XDP, one flow](performance/program-xdp-one-flow.svg)"),
+            "{text}"
+        );
+        assert_eq!(
+            file_name("rate", "64 B, 1 flow (EIP in)"),
+            "rate-64-b-1-flow-eip-in.svg"
+        );
     }
 }

@@ -36,7 +36,8 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let more = runner.pick(10_000, 1000);
     let base = of(1000, 1000, few)?;
     let total = |maps: &BTreeMap<String, u64>| maps.values().sum::<u64>() as f64;
-    let per = |more: &BTreeMap<String, u64>, count: u32| (total(more) - total(&base)) / f64::from(count);
+    let per =
+        |more: &BTreeMap<String, u64>, count: u32| (total(more) - total(&base)) / f64::from(count);
     let one = |value: f64| -> Series { [value].into_iter().collect() };
 
     let mut each = Section::new("Of one", Unit::Bytes);
@@ -44,23 +45,36 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let session = per(&sessions, many - few);
     each.add("session", one(session));
     each.add("EIP", one(per(&of(1000 + more, 1000, few)?, more)));
-    each.add("forwarded port", one(per(&of(1000, 1000 + more, few)?, more)));
+    each.add(
+        "forwarded port",
+        one(per(&of(1000, 1000 + more, few)?, more)),
+    );
     match conntrack(runner) {
         Ok(bytes) => {
             each.add("connection in conntrack", one(bytes));
             let text = "a session over a connection in conntrack";
-            findings.ratios.push(Ratio::new("memory/session/conntrack", text, one(session / bytes)));
+            findings.ratios.push(Ratio::new(
+                "memory/session/conntrack",
+                text,
+                one(session / bytes),
+            ));
         }
         Err(error) => findings.note(format!("conntrack's memory cannot be told: {error:#}")),
     }
     findings.sections.push(each);
 
-    let mut all = Section::new(format!("Maps of a router with {few} sessions, 1000 EIPs, 1000 forwarded ports"), Unit::Bytes);
+    let mut all = Section::new(
+        format!("Maps of a router with {few} sessions, 1000 EIPs, 1000 forwarded ports"),
+        Unit::Bytes,
+    );
     for (name, bytes) in &base {
         all.add(name, one(*bytes as f64));
     }
     all.add("all together", one(total(&base)));
-    all.add(format!("all together with {many} sessions"), one(total(&sessions)));
+    all.add(
+        format!("all together with {many} sessions"),
+        one(total(&sessions)),
+    );
     findings.sections.push(all);
     Ok(())
 }
@@ -69,13 +83,22 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
 fn maps_of(field: &Field) -> Result<BTreeMap<String, u64>> {
     let programs = Programs::of_tc(field, From::Outside)?;
     let mut maps = BTreeMap::new();
-    for id in programs.map_ids()?.context("the kernel does not tell a program's maps")? {
+    for id in programs
+        .map_ids()?
+        .context("the kernel does not tell a program's maps")?
+    {
         let map = MapInfo::from_id(id)?;
         let fd = map.fd()?;
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(&fd).as_raw_fd()))?;
-        let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+        let info = fs::read_to_string(format!(
+            "/proc/self/fdinfo/{}",
+            std::os::fd::AsFd::as_fd(&fd).as_raw_fd()
+        ))?;
+        let bytes = info
+            .lines()
+            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
         let name = map.name_as_str().unwrap_or_default().to_owned();
-        *maps.entry(name).or_default() += bytes.context("the kernel does not tell a map's memory")?;
+        *maps.entry(name).or_default() +=
+            bytes.context("the kernel does not tell a map's memory")?;
     }
     ensure!(!maps.is_empty(), "the router's programs have no maps");
     Ok(maps)
@@ -84,7 +107,12 @@ fn maps_of(field: &Field) -> Result<BTreeMap<String, u64>> {
 /// Bytes of one connection that iptables masquerades: of all kinds of objects of which there are about as many more as there
 /// are connections, and its place in the table of buckets.
 fn conntrack(runner: &Runner) -> Result<f64> {
-    let mut field = Field::new(Plane::IptablesNft, &Rules::FEW, &runner.object, CONNECTIONS as usize)?;
+    let mut field = Field::new(
+        Plane::IptablesNft,
+        &Rules::FEW,
+        &runner.object,
+        CONNECTIONS as usize,
+    )?;
     let traffic = Traffic::Masquerade;
     let frames = Frames {
         macs: field.macs(traffic.from()),
@@ -102,7 +130,10 @@ fn conntrack(runner: &Runner) -> Result<f64> {
             bytes += size * (more / f64::from(CONNECTIONS)).round();
         }
     }
-    ensure!(bytes > 8.0, "no kind of object has grown by the number of connections");
+    ensure!(
+        bytes > 8.0,
+        "no kind of object has grown by the number of connections"
+    );
     Ok(bytes)
 }
 

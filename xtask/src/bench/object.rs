@@ -89,10 +89,15 @@ impl Object {
 
     /// Loads an XDP program, if it is not yet.
     fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("there is no program {name}"))?;
         let program: &mut Xdp = program.try_into()?;
         if program.fd().is_err() {
-            program.load().with_context(|| format!("the kernel refuses {name}"))?;
+            program
+                .load()
+                .with_context(|| format!("the kernel refuses {name}"))?;
         }
         Ok(program)
     }
@@ -100,10 +105,15 @@ impl Object {
     /// The program of this name, loaded.
     pub fn program(&mut self, name: &str) -> Result<ProgramFd> {
         if name.ends_with("_tc") {
-            let program = self.ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+            let program = self
+                .ebpf
+                .program_mut(name)
+                .with_context(|| format!("there is no program {name}"))?;
             let program: &mut SchedClassifier = program.try_into()?;
             if program.fd().is_err() {
-                program.load().with_context(|| format!("the kernel refuses {name}"))?;
+                program
+                    .load()
+                    .with_context(|| format!("the kernel refuses {name}"))?;
             }
             return Ok(program.fd()?.try_clone()?);
         }
@@ -122,9 +132,14 @@ impl Object {
         let array = kind.next();
         // An array belongs to the kind of program that uses it first.
         self.program(kind.stage())?;
-        let map = self.ebpf.map_mut(array).with_context(|| format!("there is no map {array}"))?;
+        let map = self
+            .ebpf
+            .map_mut(array)
+            .with_context(|| format!("there is no map {array}"))?;
         let mut array: ProgramArray<&mut MapData> = map.try_into()?;
-        array.set(0, program, 0).context("the stage cannot go on into this program")
+        array
+            .set(0, program, 0)
+            .context("the stage cannot go on into this program")
     }
 
     /// What the stages and the source write.
@@ -145,7 +160,10 @@ impl Object {
 
     /// Frames that have come to the sink so far.
     pub fn arrived(&self) -> Result<u64> {
-        let map = self.ebpf.map("ARRIVED").context("there is no map ARRIVED")?;
+        let map = self
+            .ebpf
+            .map("ARRIVED")
+            .context("there is no map ARRIVED")?;
         let arrived: PerCpuArray<_, [u64; 2]> = map.try_into()?;
         Ok(arrived.get(&0, 0)?.iter().map(|[frames, _]| frames).sum())
     }
@@ -154,12 +172,19 @@ impl Object {
     pub fn last(&self) -> Result<Vec<u8>> {
         let map = self.ebpf.map("LAST").context("there is no map LAST")?;
         let last: Array<_, Header> = map.try_into()?;
-        Ok(last.get(&0, 0)?.into_iter().flat_map(u32::to_ne_bytes).collect())
+        Ok(last
+            .get(&0, 0)?
+            .into_iter()
+            .flat_map(u32::to_ne_bytes)
+            .collect())
     }
 
     /// Fills the maps that the steps look into with the keys that they ask for.
     pub fn fill_steps(&mut self) -> Result<()> {
-        use aya::maps::{HashMap, lpm_trie::{Key, LpmTrie}};
+        use aya::maps::{
+            HashMap,
+            lpm_trie::{Key, LpmTrie},
+        };
         let mut by_address: HashMap<_, u32, [u64; 2]> = self.map("STEP_BY_ADDRESS")?.try_into()?;
         for number in 0..STEP_ENTRIES / 2 {
             by_address.insert(number, [1, 1], 0)?;
@@ -178,18 +203,23 @@ impl Object {
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.ebpf.map_mut(name).with_context(|| format!("there is no map {name}"))
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("there is no map {name}"))
     }
 
     fn element<T: aya::Pod>(&mut self, name: &str, value: T) -> Result<()> {
         let mut array: Array<_, T> = self.map(name)?.try_into()?;
-        array.set(0, value, 0).with_context(|| format!("cannot write {name}"))
+        array
+            .set(0, value, 0)
+            .with_context(|| format!("cannot write {name}"))
     }
 }
 
 /// A loaded program by its number.
 pub fn by_id(id: u32) -> Result<ProgramInfo> {
-    let found = loaded_programs().find_map(|program| program.ok().filter(|program| program.id() == id));
+    let found =
+        loaded_programs().find_map(|program| program.ok().filter(|program| program.id() == id));
     found.with_context(|| format!("the BPF program number {id} is gone"))
 }
 

@@ -81,15 +81,29 @@ impl Plane {
         if let Some(backend) = self.backend() {
             return load(router, &rules.yaml(None), backend);
         }
-        router.ns.add_address(&router.wan, &format!("{UPLINK}/24"))?;
-        router.ns.add_address(&router.lan, &format!("{INSIDE}/12"))?;
+        router
+            .ns
+            .add_address(&router.wan, &format!("{UPLINK}/24"))?;
+        router
+            .ns
+            .add_address(&router.lan, &format!("{INSIDE}/12"))?;
         router.ns.set_up(&router.wan)?;
         router.ns.set_up(&router.lan)?;
         router.ns.sysctl("ipv4.ip_forward", "1")?;
-        router.ns.route("0.0.0.0/0", vr_tests::link::Via::Gateway(GATEWAY))?;
+        router
+            .ns
+            .route("0.0.0.0/0", vr_tests::link::Via::Gateway(GATEWAY))?;
         match self {
-            Self::IptablesLegacy => feed(router, &["iptables-legacy-restore"], &rules.iptables(&router.wan)),
-            Self::IptablesNft => feed(router, &["iptables-nft-restore"], &rules.iptables(&router.wan)),
+            Self::IptablesLegacy => feed(
+                router,
+                &["iptables-legacy-restore"],
+                &rules.iptables(&router.wan),
+            ),
+            Self::IptablesNft => feed(
+                router,
+                &["iptables-nft-restore"],
+                &rules.iptables(&router.wan),
+            ),
             Self::Nft => feed(router, &["nft", "-f", "-"], &rules.nft(&router.wan)),
             _ => Ok(Duration::ZERO),
         }
@@ -110,16 +124,24 @@ pub fn load(router: &Router, yaml: &str, backend: &str) -> Result<Duration> {
 /// Runs `vr-userspace` in the router.
 pub fn vr(router: &Router, arguments: &[&str]) -> Result<program::Outcome> {
     let mut command = router.ns.command(vr::binary()?)?;
-    command.args(arguments).env(vr::RUN_VARIABLE, router.folder.path().join(vr::RUN));
+    command
+        .args(arguments)
+        .env(vr::RUN_VARIABLE, router.folder.path().join(vr::RUN));
     program::run(command, LIMIT)
 }
 
 /// Gives a program its input in the router, and says how long it took.
 pub fn feed(router: &Router, line: &[&str], input: &str) -> Result<Duration> {
     let mut command: Command = router.ns.command(line[0])?;
-    command.args(&line[1..]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(&line[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let started = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", line[0]))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {}", line[0]))?;
     let mut stdin = child.stdin.take().context("a pipe is missing")?;
     // It may end before it has read everything; its own words say more than the broken pipe.
     let written = stdin.write_all(input.as_bytes());
@@ -127,7 +149,13 @@ pub fn feed(router: &Router, line: &[&str], input: &str) -> Result<Duration> {
     let output = child.wait_with_output()?;
     let took = started.elapsed();
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {}: {}", line[0], output.status, said.trim());
+    ensure!(
+        output.status.success(),
+        "{}: {}: {}",
+        line[0],
+        output.status,
+        said.trim()
+    );
     written.with_context(|| format!("cannot write to {}", line[0]))?;
     Ok(took)
 }

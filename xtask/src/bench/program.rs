@@ -70,7 +70,9 @@ impl Programs {
             From::Inside => &router.lan,
         };
         let link = said(field, "ip", &["-j", "-d", "link", "show", "dev", nic])?;
-        let xdp = link[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("{nic} runs no XDP program"))?;
+        let xdp = link[0]["xdp"]["prog"]["id"]
+            .as_u64()
+            .with_context(|| format!("{nic} runs no XDP program"))?;
         let xdp = by_id(xdp as u32)?;
         let is_frags = xdp.name_as_str().is_some_and(|name| name.contains("_mb"));
         Ok(Self {
@@ -87,7 +89,11 @@ impl Programs {
             From::Outside => &field.router.wan,
             From::Inside => &field.router.lan,
         };
-        let filters = said(field, "tc", &["-j", "filter", "show", "dev", nic, "ingress"])?;
+        let filters = said(
+            field,
+            "tc",
+            &["-j", "filter", "show", "dev", nic, "ingress"],
+        )?;
         let mut filters = filters.as_array().into_iter().flatten();
         let id = filters.find_map(|filter| filter["options"]["prog"]["id"].as_u64());
         by_id(id.with_context(|| format!("{nic} runs no TC program"))? as u32)
@@ -191,13 +197,23 @@ impl Staged {
     /// Runs every flow once, and sees to it that the last one went where it should.
     pub fn check(&self, flows: u32, expected: u32) -> Result<()> {
         let (action, _) = self.go(flows)?;
-        ensure!(action == expected, "{}: the program says {} where it should say {}", self.name, action as i32, expected as i32);
+        ensure!(
+            action == expected,
+            "{}: the program says {} where it should say {}",
+            self.name,
+            action as i32,
+            expected as i32
+        );
         Ok(())
     }
 
     /// Nanoseconds a packet.
     pub fn measure(&self) -> Result<f64> {
-        let times: Series = (0..self.calls).map(|_| Ok(self.go(self.batch)?.1)).collect::<Result<Vec<f64>>>()?.into_iter().collect();
+        let times: Series = (0..self.calls)
+            .map(|_| Ok(self.go(self.batch)?.1))
+            .collect::<Result<Vec<f64>>>()?
+            .into_iter()
+            .collect();
         Ok(times.median())
     }
 }
@@ -210,7 +226,15 @@ pub fn open(runner: &Runner, field: &Field, traffic: Traffic, flows: usize) -> R
     let send = |traffic: Traffic, flows: Vec<super::frames::Flow>| -> Result<()> {
         let programs = Programs::of(field, traffic.from())?;
         let count = flows.len() as u32;
-        let opener = Staged::new(runner, field, &programs, Hook::Tc, traffic.name(), &Subject::Router, (traffic, flows))?;
+        let opener = Staged::new(
+            runner,
+            field,
+            &programs,
+            Hook::Tc,
+            traffic.name(),
+            &Subject::Router,
+            (traffic, flows),
+        )?;
         field.router.ns.run(|| opener.check(count, TC_REDIRECT))
     };
     send(first, first.flows(flows)).context("its sessions do not begin")?;
@@ -241,14 +265,32 @@ fn hook_section(runner: &Runner, field: &Field, hook: Hook) -> Result<Section> {
         From::Inside => &inside,
     };
     let one = |name: &str, subject: Subject<'_>, traffic: Traffic, flows| {
-        Staged::new(runner, field, at(traffic), hook, name, &subject, (traffic, flows))
+        Staged::new(
+            runner,
+            field,
+            at(traffic),
+            hook,
+            name,
+            &subject,
+            (traffic, flows),
+        )
     };
     let kind = outside.at(hook).0;
     let eip = Traffic::EipIn(0);
     let floor = one(FLOOR, Subject::Own(kind.floor()), eip, eip.untranslated(1))?;
     field.router.ns.run(|| floor.check(1, hook.redirect()))?;
-    let mut cases = vec![one(EMPTY, Subject::Own(kind.nothing()), eip, eip.flows(1))?, floor];
-    for traffic in [eip, Traffic::EipOut(0), Traffic::Forward(0), Traffic::Masquerade, Traffic::MasqueradeReply, Traffic::Hairpin(1)] {
+    let mut cases = vec![
+        one(EMPTY, Subject::Own(kind.nothing()), eip, eip.flows(1))?,
+        floor,
+    ];
+    for traffic in [
+        eip,
+        Traffic::EipOut(0),
+        Traffic::Forward(0),
+        Traffic::Masquerade,
+        Traffic::MasqueradeReply,
+        Traffic::Hairpin(1),
+    ] {
         open(runner, field, traffic, 1).with_context(|| traffic.name())?;
         let case = one(traffic.name(), Subject::Router, traffic, traffic.flows(1))?;
         field.router.ns.run(|| case.check(1, hook.redirect()))?;
@@ -259,7 +301,12 @@ fn hook_section(runner: &Runner, field: &Field, hook: Hook) -> Result<Section> {
     let mut miss = one(MISS, Subject::Router, Traffic::Masquerade, fresh)?;
     (miss.batch, miss.calls) = (NEW_IN_A_CALL, NEW_CALLS);
     cases.push(miss);
-    let local = one(Traffic::Local.name(), Subject::Router, Traffic::Local, Traffic::Local.flows(1))?;
+    let local = one(
+        Traffic::Local.name(),
+        Subject::Router,
+        Traffic::Local,
+        Traffic::Local.flows(1),
+    )?;
     field.router.ns.run(|| local.check(1, hook.pass()))?;
     cases.push(local);
 
@@ -269,7 +316,12 @@ fn hook_section(runner: &Runner, field: &Field, hook: Hook) -> Result<Section> {
     };
     let values = field.router.ns.run(|| {
         kernel::pin(0, kernel::last_core()?)?;
-        runner.turns(title, &mut cases, |case| case.name.clone(), |case| case.measure())
+        runner.turns(
+            title,
+            &mut cases,
+            |case| case.name.clone(),
+            |case| case.measure(),
+        )
     })?;
     let mut section = Section::new(title, Unit::NanosecondsPerPacket);
     for (case, values) in cases.iter().zip(values) {
@@ -306,18 +358,31 @@ fn compare(findings: &mut Findings, xdp: &Section, tc: &Section) {
     ];
     for (name, traffic) in names {
         let case = traffic.name();
-        let (name, text) = (format!("program/{name}/floor"), format!("{case} over FIB-only (XDP, each less the empty program)"));
+        let (name, text) = (
+            format!("program/{name}/floor"),
+            format!("{case} over FIB-only (XDP, each less the empty program)"),
+        );
         findings.compare(name, text, net(xdp, case).as_ref(), floor.as_ref());
     }
     if let (Some(left), Some(begun)) = (net(xdp, MISS), net(tc, MISS)) {
         let text = "new session over FIB-only (XDP leaves it, TC begins it: both, each less the empty program)";
-        findings.compare("program/new-session/floor", text, Some(&left.and(&begun)), floor.as_ref());
+        findings.compare(
+            "program/new-session/floor",
+            text,
+            Some(&left.and(&begun)),
+            floor.as_ref(),
+        );
     }
     let tc_floor = net(tc, FLOOR);
     for (_, traffic) in names {
         let case = traffic.name();
         let text = format!("{case} over FIB-only (TC, each less the empty program)");
-        findings.compare(format!("program/tc/{case}"), text, net(tc, case).as_ref(), tc_floor.as_ref());
+        findings.compare(
+            format!("program/tc/{case}"),
+            text,
+            net(tc, case).as_ref(),
+            tc_floor.as_ref(),
+        );
     }
 }
 
@@ -364,16 +429,93 @@ fn steps(runner: &Runner, field: &Field) -> Result<Section> {
     }
     let values = field.router.ns.run(|| {
         kernel::pin(0, kernel::last_core()?)?;
-        runner.turns("steps", &mut programs, |(_, name)| (*name).to_owned(), |(program, _)| {
-            let times: Result<Vec<f64>> = (0..runner.pick(9, 3)).map(|_| {
-                let ran = kernel::test_run(program.as_fd(), &frame, Context::Xdp(ifindex), 10_000)?;
-                Ok(f64::from(ran.nanoseconds))
-            }).collect();
-            Ok(times?.into_iter().collect::<Series>().median())
-        })
+        runner.turns(
+            "steps",
+            &mut programs,
+            |(_, name)| (*name).to_owned(),
+            |(program, _)| {
+                let times: Result<Vec<f64>> = (0..runner.pick(9, 3))
+                    .map(|_| {
+                        let ran = kernel::test_run(
+                            program.as_fd(),
+                            &frame,
+                            Context::Xdp(ifindex),
+                            10_000,
+                        )?;
+                        Ok(f64::from(ran.nanoseconds))
+                    })
+                    .collect();
+                Ok(times?.into_iter().collect::<Series>().median())
+            },
+        )
     })?;
     for ((_, name), series) in programs.iter().zip(&values).skip(1) {
-        section.add(*name, series.with(&values[0], |with, without| (with - without) / TIMES));
+        section.add(
+            *name,
+            series.with(&values[0], |with, without| (with - without) / TIMES),
+        );
     }
     Ok(section)
+}
+
+#[cfg(test)]
+mod tests {
+    use vr_tests::require_root;
+
+    use super::*;
+    use crate::{bpf, setup};
+
+    #[test]
+    fn every_program_is_measured_and_none_is_faster_than_nothing() -> Result<()> {
+        require_root!();
+        let object = bpf::build_bench(&setup::run(None)?)?;
+        let mut runner = Runner::new(true, 1, object);
+        let mut findings = Findings::default();
+        run(&mut runner, &mut findings)?;
+        let [xdp, tc, steps] = &findings.sections[..] else {
+            panic!("three sections: {findings:?}");
+        };
+        for section in [xdp, tc] {
+            let cases: Vec<&str> = section
+                .figures
+                .iter()
+                .map(|figure| figure.case.as_str())
+                .collect();
+            let expected = [
+                EMPTY,
+                FLOOR,
+                "EIP in",
+                "EIP out",
+                "forward hit",
+                "masquerade hit",
+                "masquerade reply",
+                "hairpin hit",
+                MISS,
+                "pass to stack",
+            ];
+            assert_eq!(cases, expected);
+            let empty = section.get(EMPTY).map_or(0.0, Series::median);
+            assert!(empty > 0.0, "{section:?}");
+            for figure in &section.figures[1..] {
+                assert!(figure.values.median() > empty, "{figure:?}");
+            }
+        }
+        assert!(steps.figures.len() > 10, "{steps:?}");
+        for name in [
+            "eip-in",
+            "eip-out",
+            "forward-hit",
+            "masquerade-hit",
+            "hairpin-hit",
+            "new-session",
+        ] {
+            let name = format!("program/{name}/floor");
+            let ratio = findings.ratios.iter().find(|ratio| ratio.name == name);
+            assert!(
+                ratio.is_some_and(|ratio| ratio.met.is_some() && ratio.values.median() > 0.0),
+                "{name}: {ratio:?}"
+            );
+        }
+        Ok(())
+    }
 }

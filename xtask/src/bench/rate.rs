@@ -48,13 +48,24 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     }
     let masquerade = section(runner, findings, &mut fields, Traffic::Masquerade, 1, SMALL)?;
     let text = "masquerade hit over the plain redirect, 64 B";
-    findings.compare("rate/masquerade/redirect", text, masquerade.get("xdp"), masquerade.get("redirect"));
+    findings.compare(
+        "rate/masquerade/redirect",
+        text,
+        masquerade.get("xdp"),
+        masquerade.get("redirect"),
+    );
     findings.sections.push(masquerade);
     flows_apart(runner, findings, &mut fields)
 }
 
 /// The fields of all planes that can be had.
-pub fn fields(runner: &Runner, findings: &mut Findings, planes: &[Plane], rules: &Rules, flows: usize) -> Result<Vec<Field>> {
+pub fn fields(
+    runner: &Runner,
+    findings: &mut Findings,
+    planes: &[Plane],
+    rules: &Rules,
+    flows: usize,
+) -> Result<Vec<Field>> {
     let mut fields = Vec::new();
     for plane in planes.iter().filter(|plane| runner.wants(plane.name())) {
         match Field::new(*plane, rules, &runner.object, flows) {
@@ -88,12 +99,17 @@ pub fn section(
     }
     let mut cases: Vec<(&Field, Vec<u8>)> = fields.iter().zip(frames).collect();
     let mut sent = Vec::new();
-    let values = runner.turns(&title, &mut cases, |(field, _)| field.plane.name().to_owned(), |(field, frame)| {
-        let rate = field.rate(traffic.from(), frame, runner.window())?;
-        check(field, traffic)?;
-        sent.push(rate);
-        Ok(rate.arrived)
-    })?;
+    let values = runner.turns(
+        &title,
+        &mut cases,
+        |(field, _)| field.plane.name().to_owned(),
+        |(field, frame)| {
+            let rate = field.rate(traffic.from(), frame, runner.window())?;
+            check(field, traffic)?;
+            sent.push(rate);
+            Ok(rate.arrived)
+        },
+    )?;
     for ((field, _), values) in cases.iter().zip(values) {
         section.add(field.plane.name(), values);
     }
@@ -102,7 +118,11 @@ pub fn section(
 }
 
 fn plural(flows: usize) -> String {
-    if flows == 1 { "1 flow".into() } else { format!("{flows} flows") }
+    if flows == 1 {
+        "1 flow".into()
+    } else {
+        format!("{flows} flows")
+    }
 }
 
 /// Gives a field its frames, and returns one of them.
@@ -111,7 +131,11 @@ fn prepare(field: &mut Field, traffic: Traffic, flows: usize, length: usize) -> 
     let frames = Frames {
         macs: field.macs(traffic.from()),
         length,
-        flows: if translated { traffic.flows(flows) } else { traffic.untranslated(flows) },
+        flows: if translated {
+            traffic.flows(flows)
+        } else {
+            traffic.untranslated(flows)
+        },
     };
     field.set_frames(traffic.from(), &frames)?;
     frames.first()
@@ -125,8 +149,14 @@ fn check(field: &Field, traffic: Traffic) -> Result<()> {
     let last = field.last(traffic.from())?;
     let address = |at: usize| Ipv4Addr::new(last[at], last[at + 1], last[at + 2], last[at + 3]);
     let (source, destination) = traffic.translated();
-    for (what, is, should) in [("source", address(26), source), ("destination", address(30), destination)] {
-        ensure!(should.is_none_or(|should| should == is), "the packets that come have the {what} {is}, not {should:?}");
+    for (what, is, should) in [
+        ("source", address(26), source),
+        ("destination", address(30), destination),
+    ] {
+        ensure!(
+            should.is_none_or(|should| should == is),
+            "the packets that come have the {what} {is}, not {should:?}"
+        );
     }
     Ok(())
 }
@@ -149,12 +179,20 @@ fn compare(findings: &mut Findings, section: &Section) {
     let pairs = [
         ("rate/xdp/redirect", Plane::Xdp, Plane::Redirect),
         ("rate/xdp/iptables-nft", Plane::Xdp, Plane::IptablesNft),
-        ("rate/xdp/iptables-legacy", Plane::Xdp, Plane::IptablesLegacy),
+        (
+            "rate/xdp/iptables-legacy",
+            Plane::Xdp,
+            Plane::IptablesLegacy,
+        ),
         ("rate/xdp/nft", Plane::Xdp, Plane::Nft),
         ("rate/xdp/fib-only", Plane::Xdp, Plane::Floor),
         ("rate/tc/plain", Plane::Tc, Plane::Plain),
         ("rate/tc/iptables-nft", Plane::Tc, Plane::IptablesNft),
-        ("rate/redirect/iptables-nft", Plane::Redirect, Plane::IptablesNft),
+        (
+            "rate/redirect/iptables-nft",
+            Plane::Redirect,
+            Plane::IptablesNft,
+        ),
     ];
     for (name, a, b) in pairs {
         let text = format!("{} over {}, 64 B, 1 flow, EIP in", a.name(), b.name());
@@ -167,11 +205,23 @@ fn flows_apart(runner: &Runner, findings: &mut Findings, fields: &mut [Field]) -
     let Some(field) = fields.iter_mut().find(|field| field.plane == Plane::Xdp) else {
         return Ok(());
     };
-    let values: Vec<Series> = runner.turns("1 flow and 100000", &mut [1, 100_000], ToString::to_string, |flows| {
-        let frame = prepare(field, Traffic::EipIn(0), *flows, SMALL)?;
-        Ok(field.rate(Traffic::EipIn(0).from(), &frame, runner.window())?.arrived)
-    })?;
+    let values: Vec<Series> = runner.turns(
+        "1 flow and 100000",
+        &mut [1, 100_000],
+        ToString::to_string,
+        |flows| {
+            let frame = prepare(field, Traffic::EipIn(0), *flows, SMALL)?;
+            Ok(field
+                .rate(Traffic::EipIn(0).from(), &frame, runner.window())?
+                .arrived)
+        },
+    )?;
     let text = "xdp with 100,000 flows over one flow, 64 B, EIP in";
-    findings.compare("rate/100000-flows/1-flow", text, values.get(1), values.first());
+    findings.compare(
+        "rate/100000-flows/1-flow",
+        text,
+        values.get(1),
+        values.first(),
+    );
     Ok(())
 }

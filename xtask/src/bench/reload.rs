@@ -94,16 +94,21 @@ fn one_size(runner: &mut Runner, findings: &mut Findings, size: u32, rules: &Rul
     let mut site = None;
     let title = format!("{size} entries");
     let mut number = 0;
-    let values = runner.turns(&title, &mut cases, |case| case.name().to_owned(), |case| {
-        // A round begins with a router in which nothing is.
-        if *case == Case::Load || site.is_none() {
-            site = None;
-            site = Some(Site::new()?);
-        }
-        let site = site.as_ref().context("no router")?;
-        number += 1;
-        Ok(site.time(*case, rules, number)?.as_secs_f64())
-    });
+    let values = runner.turns(
+        &title,
+        &mut cases,
+        |case| case.name().to_owned(),
+        |case| {
+            // A round begins with a router in which nothing is.
+            if *case == Case::Load || site.is_none() {
+                site = None;
+                site = Some(Site::new()?);
+            }
+            let site = site.as_ref().context("no router")?;
+            number += 1;
+            Ok(site.time(*case, rules, number)?.as_secs_f64())
+        },
+    );
     runner.rounds = all;
     let mut section = Section::new(&title, Unit::Seconds);
     for (case, values) in cases.iter().zip(values?) {
@@ -118,18 +123,38 @@ fn compare(findings: &mut Findings, size: u32, section: &Section) {
     let of = |case: Case| section.get(case.name());
     if let Some(load) = of(Case::Load) {
         let text = format!("seconds for {size} entries, addresses and all");
-        findings.ratios.push(Ratio::new(format!("reload/{size}/seconds"), text, load.clone()));
+        findings.ratios.push(Ratio::new(
+            format!("reload/{size}/seconds"),
+            text,
+            load.clone(),
+        ));
         if let Some(addresses) = of(Case::Addresses) {
             let own: Series = load.less(addresses);
-            let text = format!("seconds for {size} entries, less the kernel's own for the addresses");
-            findings.ratios.push(Ratio::new(format!("reload/{size}/own-seconds"), text, own.clone()));
-            let text = format!("iptables-legacy-restore over load less the kernel's addresses, {size} entries");
-            findings.compare(format!("reload/{size}/own-iptables"), text, of(Case::Legacy), Some(&own));
+            let text =
+                format!("seconds for {size} entries, less the kernel's own for the addresses");
+            findings.ratios.push(Ratio::new(
+                format!("reload/{size}/own-seconds"),
+                text,
+                own.clone(),
+            ));
+            let text = format!(
+                "iptables-legacy-restore over load less the kernel's addresses, {size} entries"
+            );
+            findings.compare(
+                format!("reload/{size}/own-iptables"),
+                text,
+                of(Case::Legacy),
+                Some(&own),
+            );
         }
     }
     if let Some(change) = of(Case::Change) {
         let text = format!("seconds for one change among {size} entries");
-        findings.ratios.push(Ratio::new(format!("reload/{size}/change-seconds"), text, change.clone()));
+        findings.ratios.push(Ratio::new(
+            format!("reload/{size}/change-seconds"),
+            text,
+            change.clone(),
+        ));
     }
     for (name, other, own) in [
         ("iptables", Case::Legacy, Case::Load),
@@ -165,25 +190,48 @@ impl Site {
             Ok(router)
         };
         let (ours, theirs, bare) = (plugged(0)?, plugged(1)?, plugged(2)?);
-        Ok(Self { ours, theirs, bare, _far: far })
+        Ok(Self {
+            ours,
+            theirs,
+            bare,
+            _far: far,
+        })
     }
 
     fn time(&self, case: Case, rules: &Rules, number: u32) -> Result<Duration> {
         let theirs = &self.theirs;
         // Another VM each time, so that there is something to change.
-        let (eip, old, new) = (Rules::eip(1), Rules::vm(1), format!("172.30.{}.{}", number / 250 % 250, 1 + number % 250));
-        let change = format!("*nat\n-D PREROUTING -d {eip}/32 -j DNAT --to-destination {old}\n-A PREROUTING -d {eip}/32 -j DNAT --to-destination {new}\nCOMMIT\n");
+        let (eip, old, new) = (
+            Rules::eip(1),
+            Rules::vm(1),
+            format!("172.30.{}.{}", number / 250 % 250, 1 + number % 250),
+        );
+        let change = format!(
+            "*nat\n-D PREROUTING -d {eip}/32 -j DNAT --to-destination {old}\n-A PREROUTING -d {eip}/32 -j DNAT --to-destination {new}\nCOMMIT\n"
+        );
         match case {
             Case::Load => plane::load(&self.ours, &rules.yaml(None), "tc"),
-            Case::Change | Case::Again => plane::load(&self.ours, &rules.yaml(Some(rules.eips / 2)), "tc"),
+            Case::Change | Case::Again => {
+                plane::load(&self.ours, &rules.yaml(Some(rules.eips / 2)), "tc")
+            }
             Case::Addresses => self.addresses(rules),
-            Case::Legacy => feed(theirs, &["iptables-legacy-restore"], &rules.iptables(&theirs.wan)),
+            Case::Legacy => feed(
+                theirs,
+                &["iptables-legacy-restore"],
+                &rules.iptables(&theirs.wan),
+            ),
             Case::LegacyChange => feed(theirs, &["iptables-legacy-restore", "-n"], &change),
-            Case::OverNft => feed(theirs, &["iptables-nft-restore"], &rules.iptables(&theirs.wan)),
+            Case::OverNft => feed(
+                theirs,
+                &["iptables-nft-restore"],
+                &rules.iptables(&theirs.wan),
+            ),
             Case::OverNftChange => feed(theirs, &["iptables-nft-restore", "-n"], &change),
             Case::Nft => feed(theirs, &["nft", "-f", "-"], &rules.nft(&theirs.wan)),
             Case::NftChange => {
-                let change = format!("delete element ip bench eips {{ {eip} }}\nadd element ip bench eips {{ {eip} : {new} }}\n");
+                let change = format!(
+                    "delete element ip bench eips {{ {eip} }}\nadd element ip bench eips {{ {eip} : {new} }}\n"
+                );
                 feed(theirs, &["nft", "-f", "-"], &change)
             }
         }
@@ -192,7 +240,9 @@ impl Site {
     /// What the kernel takes for the addresses, however they are brought.
     fn addresses(&self, rules: &Rules) -> Result<Duration> {
         let eips = (0..rules.eips).map(Rules::eip);
-        let forwarded = (0..rules.forwards).step_by(1000).map(|number| *Rules::forward(number).0.ip());
+        let forwarded = (0..rules.forwards)
+            .step_by(1000)
+            .map(|number| *Rules::forward(number).0.ip());
         let mut text = String::new();
         for address in eips.chain(forwarded) {
             writeln!(text, "addr add {address}/32 dev {}", self.bare.wan)?;
@@ -202,9 +252,15 @@ impl Site {
         let path = self.bare.folder.path().join("batch");
         std::fs::write(&path, text)?;
         let started = Instant::now();
-        let status = self.bare.ns.command("ip")?.arg("-batch").arg(&path).status().context("cannot run ip")?;
+        let status = self
+            .bare
+            .ns
+            .command("ip")?
+            .arg("-batch")
+            .arg(&path)
+            .status()
+            .context("cannot run ip")?;
         ensure!(status.success(), "ip -batch: {status}");
         Ok(started.elapsed())
     }
 }
-

@@ -199,7 +199,10 @@ mod tests {
 
     #[test]
     fn a_bound_without_values_is_not_met() {
-        assert_eq!(Ratio::new("program/eip-in/floor", "", series(&[])).met, Some(false));
+        assert_eq!(
+            Ratio::new("program/eip-in/floor", "", series(&[])).met,
+            Some(false)
+        );
     }
 
     #[test]

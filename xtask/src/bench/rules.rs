@@ -82,47 +82,82 @@ impl Rules {
             let (eip, vm) = Self::forward(number);
             let (port, vm_port) = (eip.port(), vm.port());
             let (eip, vm) = (eip.ip(), vm.ip());
-            let _ = writeln!(text, "  - {{eip: {eip}, protocol: udp, port: {port}, vm-port: {vm_port}, vm-ip: {vm}}}");
+            let _ = writeln!(
+                text,
+                "  - {{eip: {eip}, protocol: udp, port: {port}, vm-port: {vm_port}, vm-ip: {vm}}}"
+            );
         }
         if let Some(sessions) = self.sessions {
             let most = sessions;
-            let _ = writeln!(text, "options: {{sessions: {sessions}, sessions_per_host: {most}, half_open_per_host: {most}}}");
+            let _ = writeln!(
+                text,
+                "options: {{sessions: {sessions}, sessions_per_host: {most}, half_open_per_host: {most}}}"
+            );
         }
         text
     }
 
     fn vm_or_other(number: u32, moved: Option<u32>) -> Ipv4Addr {
-        if moved == Some(number) { Ipv4Addr::new(172, 31, 255, 1) } else { Self::vm(number) }
+        if moved == Some(number) {
+            Ipv4Addr::new(172, 31, 255, 1)
+        } else {
+            Self::vm(number)
+        }
     }
 
     /// The same for iptables-restore: a rule each, as there is no other way.
     pub fn iptables(&self, wan: &str) -> String {
-        let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n");
+        let mut text = String::from(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n",
+        );
         for number in 0..self.eips {
             let (eip, vm) = (Self::eip(number), Self::vm(number));
-            let _ = writeln!(text, "-A PREROUTING -d {eip}/32 -j DNAT --to-destination {vm}");
+            let _ = writeln!(
+                text,
+                "-A PREROUTING -d {eip}/32 -j DNAT --to-destination {vm}"
+            );
         }
         for number in 0..self.forwards {
             let (eip, vm) = Self::forward(number);
             let (address, port) = (eip.ip(), eip.port());
-            let _ = writeln!(text, "-A PREROUTING -d {address}/32 -p udp -m udp --dport {port} -j DNAT --to-destination {vm}");
+            let _ = writeln!(
+                text,
+                "-A PREROUTING -d {address}/32 -p udp -m udp --dport {port} -j DNAT --to-destination {vm}"
+            );
         }
-        let _ = writeln!(text, "-A POSTROUTING ! -o {wan} -s 172.16.0.0/12 -m conntrack --ctstate DNAT -j SNAT --to-source {UPLINK}");
+        let _ = writeln!(
+            text,
+            "-A POSTROUTING ! -o {wan} -s 172.16.0.0/12 -m conntrack --ctstate DNAT -j SNAT --to-source {UPLINK}"
+        );
         for number in 0..self.eips {
             let (eip, vm) = (Self::eip(number), Self::vm(number));
-            let _ = writeln!(text, "-A POSTROUTING -s {vm}/32 -o {wan} -j SNAT --to-source {eip}");
+            let _ = writeln!(
+                text,
+                "-A POSTROUTING -s {vm}/32 -o {wan} -j SNAT --to-source {eip}"
+            );
         }
-        let _ = writeln!(text, "-A POSTROUTING -s 172.16.0.0/12 -o {wan} -j SNAT --to-source {UPLINK}\nCOMMIT");
+        let _ = writeln!(
+            text,
+            "-A POSTROUTING -s 172.16.0.0/12 -o {wan} -j SNAT --to-source {UPLINK}\nCOMMIT"
+        );
         text
     }
 
     /// The same for nft, in maps: one look-up however many there are.
     pub fn nft(&self, wan: &str) -> String {
-        let eips = (0..self.eips).map(|number| format!("{} : {}", Self::eip(number), Self::vm(number)));
-        let vms = (0..self.eips).map(|number| format!("{} : {}", Self::vm(number), Self::eip(number)));
+        let eips =
+            (0..self.eips).map(|number| format!("{} : {}", Self::eip(number), Self::vm(number)));
+        let vms =
+            (0..self.eips).map(|number| format!("{} : {}", Self::vm(number), Self::eip(number)));
         let forwards = (0..self.forwards).map(|number| {
             let (eip, vm) = Self::forward(number);
-            format!("{} . udp . {} : {} . {}", eip.ip(), eip.port(), vm.ip(), vm.port())
+            format!(
+                "{} . udp . {} : {} . {}",
+                eip.ip(),
+                eip.port(),
+                vm.ip(),
+                vm.port()
+            )
         });
         let [eips, vms, forwards] = [elements(eips), elements(vms), elements(forwards)];
         format!(
@@ -161,7 +196,11 @@ mod tests {
 
     #[test]
     fn every_router_gets_every_translation() {
-        let rules = Rules { eips: 70, forwards: 3, sessions: None };
+        let rules = Rules {
+            eips: 70,
+            forwards: 3,
+            sessions: None,
+        };
         let iptables = rules.iptables("wan0");
         assert_eq!(iptables.matches("-j DNAT").count(), 73);
         assert_eq!(iptables.matches("-j SNAT").count(), 72);
@@ -169,16 +208,24 @@ mod tests {
         for number in 0..70 {
             let (eip, vm) = (Rules::eip(number), Rules::vm(number));
             assert!(yaml.contains(&format!("{{eip: {eip}, vm-ip: {vm}}}")));
-            assert!(nft.contains(&format!("{eip} : {vm}")) && nft.contains(&format!("{vm} : {eip}")));
+            assert!(
+                nft.contains(&format!("{eip} : {vm}")) && nft.contains(&format!("{vm} : {eip}"))
+            );
         }
-        assert!(rules.yaml(Some(1)).contains("eip: 11.0.0.1, vm-ip: 172.31.255.1"));
+        assert!(
+            rules
+                .yaml(Some(1))
+                .contains("eip: 11.0.0.1, vm-ip: 172.31.255.1")
+        );
     }
 
     #[test]
     fn nothing_is_given_twice() {
         let eips: BTreeSet<_> = (0..100_000).map(Rules::eip).collect();
         let vms: BTreeSet<_> = (0..100_000).map(Rules::vm).collect();
-        let forwards: BTreeSet<_> = (0..100_000).map(|number| Rules::forward(number).0).collect();
+        let forwards: BTreeSet<_> = (0..100_000)
+            .map(|number| Rules::forward(number).0)
+            .collect();
         assert_eq!([eips.len(), vms.len(), forwards.len()], [100_000; 3]);
     }
 }

@@ -98,14 +98,17 @@ mod tests {
             Ok(*case * order.len() as f64)
         });
         assert_eq!(order, [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
-        let expected = [[1.0, 3.0, 5.0], [4.0, 8.0, 12.0]].map(|values| values.into_iter().collect::<Series>());
+        let expected = [[1.0, 3.0, 5.0], [4.0, 8.0, 12.0]]
+            .map(|values| values.into_iter().collect::<Series>());
         assert_eq!(values.unwrap(), expected);
     }
 
     #[test]
     fn a_case_that_fails_is_named() {
         let runner = Runner::new(true, 1, PathBuf::new());
-        let failed = runner.turns("", &mut ["xdp"], ToString::to_string, |_| anyhow::bail!("no"));
+        let failed = runner.turns("", &mut ["xdp"], ToString::to_string, |_| {
+            anyhow::bail!("no")
+        });
         assert_eq!(format!("{:#}", failed.unwrap_err()), "xdp: no");
     }
 }

@@ -25,13 +25,22 @@ impl Series {
             return f64::NAN;
         };
         let place = share * last as f64;
-        let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+        let (below, above) = (
+            sorted[place.floor() as usize],
+            sorted[place.ceil() as usize],
+        );
         below + (above - below) * place.fract()
     }
 
     /// One by one, of the same round.
     pub fn with(&self, other: &Self, how: impl Fn(f64, f64) -> f64) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(a, b)| how(*a, *b)).collect())
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(a, b)| how(*a, *b))
+                .collect(),
+        )
     }
 
     /// How many times the other each is. A round in which the other is 0 tells nothing, and is left out.

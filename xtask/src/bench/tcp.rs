@@ -27,10 +27,22 @@ const PORT: u16 = 5001;
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let mut all = hosts::of(runner, findings, &PLANES)?;
     for streams in [1, 8] {
-        let title = format!("TCP, {streams} {}", if streams == 1 { "stream" } else { "streams" });
-        let values = runner.turns(&title, &mut all, |hosts| hosts.plane.name().to_owned(), |hosts| {
-            throughput(hosts, streams, runner.pick(Duration::from_secs(1), Duration::from_millis(200)))
-        })?;
+        let title = format!(
+            "TCP, {streams} {}",
+            if streams == 1 { "stream" } else { "streams" }
+        );
+        let values = runner.turns(
+            &title,
+            &mut all,
+            |hosts| hosts.plane.name().to_owned(),
+            |hosts| {
+                throughput(
+                    hosts,
+                    streams,
+                    runner.pick(Duration::from_secs(1), Duration::from_millis(200)),
+                )
+            },
+        )?;
         let mut section = Section::new(&title, Unit::BitsPerSecond);
         for (hosts, values) in all.iter().zip(values) {
             section.add(hosts.plane.name(), values);
@@ -38,7 +50,10 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         let of = |plane: Plane| section.get(plane.name());
         let pairs = [
             (format!("tcp/{streams}/iptables"), Plane::IptablesNft),
-            (format!("tcp/{streams}/iptables-legacy"), Plane::IptablesLegacy),
+            (
+                format!("tcp/{streams}/iptables-legacy"),
+                Plane::IptablesLegacy,
+            ),
             (format!("tcp/{streams}/nft"), Plane::Nft),
             (format!("tcp/{streams}/plain"), Plane::Plain),
         ];
@@ -70,7 +85,10 @@ fn throughput(hosts: &Hosts, streams: usize, during: Duration) -> Result<f64> {
         let _load = load(scope, hosts, streams, &stop, &received)?;
         let started = Instant::now();
         while received.load(Ordering::Relaxed) == 0 {
-            ensure!(started.elapsed() < PATIENCE, "nothing comes through the router");
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "nothing comes through the router"
+            );
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(WARM_UP);
@@ -91,7 +109,10 @@ pub fn load<'scope, 'env: 'scope>(
     received: &'env AtomicU64,
 ) -> Result<Load<'env>> {
     let load = Load { stop };
-    let listener = hosts.inside.run(|| TcpListener::bind((Rules::vm(0), PORT))).context("cannot listen")?;
+    let listener = hosts
+        .inside
+        .run(|| TcpListener::bind((Rules::vm(0), PORT)))
+        .context("cannot listen")?;
     for _ in 0..streams {
         let mut sender = hosts.outside.run(|| connect(hosts.vm_from_outside(PORT)))?;
         sender.set_write_timeout(Some(PATIENCE))?;

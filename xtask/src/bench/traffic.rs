@@ -49,7 +49,9 @@ impl Traffic {
     /// Where it comes from.
     pub fn from(self) -> From {
         match self {
-            Self::EipIn(_) | Self::Forward(_) | Self::MasqueradeReply | Self::Local => From::Outside,
+            Self::EipIn(_) | Self::Forward(_) | Self::MasqueradeReply | Self::Local => {
+                From::Outside
+            }
             Self::EipOut(_) | Self::Masquerade | Self::Hairpin(_) => From::Inside,
         }
     }
@@ -74,7 +76,10 @@ impl Traffic {
             Self::Hairpin(eip) => (of(PLAIN_VM), SocketAddrV4::new(Rules::eip(eip), VM_PORT)),
             Self::Local => (client, SocketAddrV4::new(INSIDE, VM_PORT)),
         };
-        Flow { source, destination }
+        Flow {
+            source,
+            destination,
+        }
     }
 
     /// The same without anything to translate, for who does not: to or from the VM itself.
