@@ -92,7 +92,8 @@ pub struct Options {
     /// Rounds of each comparison [default: 9, with --quick 3].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Measure only the routers whose names contain this: redirect, fib-only, xdp, tc, auto, plain, nft, iptables-legacy, iptables-nft.
+    /// Measure only what contains this in its name, of routers (redirect, fib-only, xdp, tc, auto, plain, nft, iptables-legacy,
+    /// iptables-nft) and of the cases of `program`.
     #[arg(long)]
     only: Vec<String>,
     /// The folder for report.json, report.md and the plots.

@@ -8,6 +8,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
+use crate::frame::Question;
+
 /// Ethernet and IPv4 without options.
 const HEADERS: usize = 34;
 
@@ -59,7 +61,8 @@ fn forward_one<C: EbpfContext>(ctx: &C, start: usize, end: usize, ifindex: u32) 
         if kind != 0x0008 || first as u8 != 0x45 || fragment & 0xffbf != 0 || ttl as u8 <= 1 {
             return None;
         }
-        let mut fib: Fib = core::mem::zeroed();
+        let mut question = Question::new();
+        let fib = &mut question.0;
         fib.family = 2;
         fib.ifindex = ifindex;
         fib.l4_protocol = (ttl >> 8) as u8;
@@ -67,7 +70,7 @@ fn forward_one<C: EbpfContext>(ctx: &C, start: usize, end: usize, ifindex: u32) 
         fib.__bindgen_anon_2.tos = (first >> 8) as u8;
         fib.__bindgen_anon_3.ipv4_src = *((start + 26) as *const u32);
         fib.__bindgen_anon_4.ipv4_dst = *((start + 30) as *const u32);
-        let result = bpf_fib_lookup(ctx.as_ptr(), &raw mut fib, size_of::<Fib>() as i32, 0);
+        let result = bpf_fib_lookup(ctx.as_ptr(), &raw mut *fib, size_of::<Fib>() as i32, 0);
         if result as u32 != BPF_FIB_LKUP_RET_SUCCESS {
             return None;
         }

@@ -1,6 +1,6 @@
 //! Headers of Ethernet, IPv4 and UDP, written over a frame; what differs between flows comes from a table.
 
-use aya_ebpf::{macros::map, maps::Array};
+use aya_ebpf::{bindings::bpf_fib_lookup as Fib, macros::map, maps::Array};
 
 /// Ethernet, IPv4 and UDP, and the first two bytes of what is carried; as words of the packet's bytes.
 pub type Header = [u32; 11];
@@ -62,4 +62,17 @@ pub fn read(start: usize, end: usize) -> Option<Header> {
     let header = unsafe { *(start as *const Header) };
     // The ethertype of IPv4, as it lies in memory.
     (header[3] as u16 == 0x0008).then_some(header)
+}
+
+/// What the FIB is asked, at an address from which it is cleared without a call.
+#[repr(align(8))]
+pub struct Question(pub Fib);
+
+impl Question {
+    /// One with nothing in it.
+    #[inline(always)]
+    pub fn new() -> Self {
+        // SAFETY: numbers, for which all zeros is a value.
+        unsafe { core::mem::zeroed() }
+    }
 }

@@ -14,6 +14,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
+use crate::frame::Question;
+
 /// How often a program takes its step. The driver of the bench has the same number.
 pub const TIMES: u32 = 8;
 
@@ -149,14 +151,15 @@ fn ask_fib(ctx: &XdpContext, number: u32, flags: u32) -> u64 {
     }
     // SAFETY: read within what was compared; the structure is numbers, and has the size that is said.
     unsafe {
-        let mut fib: Fib = core::mem::zeroed();
+        let mut question = Question::new();
+        let fib = &mut question.0;
         fib.family = 2;
         fib.ifindex = ctx.ingress_ifindex() as u32;
         fib.l4_protocol = 17;
         fib.__bindgen_anon_1.tot_len = 100;
         fib.__bindgen_anon_3.ipv4_src = *((start + 26) as *const u32) ^ (number & 1);
         fib.__bindgen_anon_4.ipv4_dst = *((start + 30) as *const u32);
-        bpf_fib_lookup(ctx.as_ptr(), &raw mut fib, size_of::<Fib>() as i32, flags) as u64
+        bpf_fib_lookup(ctx.as_ptr(), &raw mut *fib, size_of::<Fib>() as i32, flags) as u64
             + u64::from(fib.ifindex)
     }
 }

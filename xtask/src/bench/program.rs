@@ -253,7 +253,9 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
     let (xdp, tc) = (xdp?, tc?);
     compare(findings, &xdp, &tc);
     findings.sections.extend([xdp, tc]);
-    findings.sections.push(steps(runner, &field)?);
+    if runner.only.is_empty() {
+        findings.sections.push(steps(runner, &field)?);
+    }
     Ok(())
 }
 
@@ -310,6 +312,7 @@ fn hook_section(runner: &Runner, field: &Field, hook: Hook) -> Result<Section> {
     field.router.ns.run(|| local.check(1, hook.pass()))?;
     cases.push(local);
 
+    cases.retain(|case| [EMPTY, FLOOR].contains(&case.name.as_str()) || runner.wants(&case.name));
     let title = match hook {
         Hook::Xdp => "XDP program",
         Hook::Tc => "TC program",

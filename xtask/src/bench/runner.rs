@@ -18,7 +18,7 @@ pub struct Runner {
     pub rounds: usize,
     /// The bench's BPF object.
     pub object: PathBuf,
-    /// What the names of routers have to contain, one of them; nothing for all.
+    /// What the names of routers and cases have to contain, one of them; nothing for all.
     pub only: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ impl Runner {
         }
     }
 
-    /// Whether the router of this name is to be measured.
+    /// Whether the router or case of this name is to be measured.
     pub fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str()))
     }
