@@ -13,6 +13,7 @@ mod latency;
 mod machine;
 mod markdown;
 mod memory;
+mod napi;
 mod object;
 mod plane;
 mod plot;
@@ -24,7 +25,9 @@ mod report;
 mod rules;
 mod runner;
 mod scale;
+mod staged;
 mod stats;
+mod steps;
 mod tcp;
 mod traffic;
 

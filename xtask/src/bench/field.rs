@@ -29,10 +29,11 @@ use tempfile::TempDir;
 use vr_tests::ethtool::Offload;
 use vr_tests::lab::{INSIDE_MAC, UPLINK_MAC};
 use vr_tests::link::{Mac, Via};
-use vr_tests::netns::Netns;
+use vr_tests::netns::{self, Netns};
 
 use super::frames::Frames;
 use super::kernel::{self, Priority};
+use super::napi::{self, Napi};
 use super::object::{Object, raw};
 use super::plane::Plane;
 use super::rules::{BEHIND, GATEWAY, INNER, PLAIN_VM, Rules};
@@ -56,7 +57,7 @@ impl Router {
             ns: Netns::new("router")?,
             wan,
             lan,
-            folder: tempfile::tempdir().context("cannot make a folder for the router's files")?,
+            folder: netns::directory()?,
         })
     }
 }
@@ -96,8 +97,8 @@ pub struct Field {
     /// Keeps the bench's own programs attached, where they are what forwards.
     _own: Vec<Object>,
     core: usize,
-    /// The threads of the router's NAPI, outside and inside.
-    napi: [i32; 2],
+    /// What receives in the router, from outside and from inside.
+    napi: Option<[Napi; 2]>,
     /// How long setting the plane up took.
     pub took: Duration,
 }
@@ -114,7 +115,7 @@ impl Field {
     pub fn new(plane: Plane, rules: &Rules, object: &Path, flows: usize) -> Result<Self> {
         let core = kernel::last_core()?;
         // Short names that no other field has: a NAPI's thread is called by them.
-        let tag = tag();
+        let tag = napi::tag();
         let router = Router::new(format!("w{tag}"), format!("l{tag}"))?;
         let outside = End::plug(
             &router.ns,
@@ -141,7 +142,7 @@ impl Field {
             inside,
             _own: Vec::new(),
             core,
-            napi: [0; 2],
+            napi: None,
             took: Duration::ZERO,
         };
         field
@@ -184,31 +185,14 @@ impl Field {
         }
     }
 
-    /// Makes threads of the NAPI of all, on the one core.
+    /// Makes threads of the receiving of all, on the one core.
     fn thread_napi(&mut self) -> Result<()> {
         let Router { ns, wan, lan, .. } = &self.router;
-        let places = [
-            (ns, wan, Priority::First),
-            (ns, lan, Priority::First),
-            (&self.outside.ns, &self.outside.device, Priority::Last),
-            (&self.inside.ns, &self.inside.device, Priority::Last),
-        ];
-        for (ns, device, priority) in places {
-            let line = format!("echo 1 > /sys/class/net/{device}/threaded");
-            let status = ns
-                .command_as_ip_netns_exec("sh")?
-                .args(["-c", &line])
-                .status()?;
-            ensure!(
-                status.success(),
-                "{device} does not take threaded NAPI (kernel 5.12)"
-            );
-            let thread = napi_thread(device)
-                .with_context(|| format!("the NAPI of {device} has no thread"))?;
-            kernel::pin(thread, self.core)?;
-            kernel::prioritise(thread, priority)?;
+        for end in [&self.outside, &self.inside] {
+            Napi::of(&end.ns, &end.device, self.core, Priority::Last)?;
         }
-        self.napi = [napi_thread(wan)?, napi_thread(lan)?];
+        let napi = |device: &str| Napi::of(ns, device, self.core, Priority::First);
+        self.napi = Some([napi(wan)?, napi(lan)?]);
         Ok(())
     }
 
@@ -240,17 +224,11 @@ impl Field {
 
     /// For how long the router has been at work on what comes from there.
     fn worked(&self, from: From) -> Result<Duration> {
-        let [outside, inside] = self.napi;
-        let thread = match from {
-            From::Outside => outside,
-            From::Inside => inside,
-        };
-        let text = fs::read_to_string(format!("/proc/{thread}/schedstat"))
-            .context("the kernel keeps no account of threads")?;
-        let nanoseconds = text.split(' ').next().and_then(|word| word.parse().ok());
-        Ok(Duration::from_nanos(
-            nanoseconds.with_context(|| format!("no time in {text:?}"))?,
-        ))
+        let [outside, inside] = self.napi.context("the router has no threads")?;
+        match from {
+            From::Outside => outside.worked(),
+            From::Inside => inside.worked(),
+        }
     }
 
     /// The ends: where frames come from, and where they go.
@@ -433,37 +411,4 @@ impl End {
             source,
         })
     }
-}
-
-/// A few letters that no other field of this machine has now.
-fn tag() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut number =
-        u64::from(std::process::id()) << 8 | COUNT.fetch_add(1, Ordering::Relaxed) & 0xff;
-    let mut tag = String::new();
-    while number > 0 {
-        tag.push(char::from(DIGITS[(number % 36) as usize]));
-        number /= 36;
-    }
-    tag
-}
-
-/// The thread of a device's NAPI: `napi/DEVICE-NUMBER`, of which the kernel keeps 15 letters.
-fn napi_thread(device: &str) -> Result<i32> {
-    let name = format!("napi/{device}-");
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if comm.starts_with(&name) {
-            return Ok(pid);
-        }
-    }
-    bail!("no thread is called {name}…")
 }

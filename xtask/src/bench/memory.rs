@@ -10,10 +10,10 @@ use aya::maps::MapInfo;
 use super::field::{Field, From};
 use super::frames::Frames;
 use super::plane::Plane;
-use super::program::Programs;
 use super::report::{Findings, Ratio, Section, Unit};
 use super::rules::Rules;
 use super::runner::Runner;
+use super::staged::Programs;
 use super::stats::Series;
 use super::traffic::Traffic;
 

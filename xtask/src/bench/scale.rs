@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result};
 
 use super::field::{Field, From};
 use super::plane::Plane;
-use super::program::{Hook, Programs, Staged, Subject, open};
 use super::rate;
 use super::report::{Findings, Section, Unit};
 use super::rules::Rules;
 use super::runner::Runner;
+use super::staged::{Hook, Programs, Staged, Subject, open};
 use super::traffic::Traffic;
 
 const PLANES: [Plane; 4] = [
