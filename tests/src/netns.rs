@@ -230,7 +230,7 @@ pub fn sweep() -> Result<()> {
 }
 
 /// Makes a temporary directory that [`sweep`] knows, should this process die without removing it.
-pub(crate) fn directory() -> Result<TempDir> {
+pub fn directory() -> Result<TempDir> {
     let prefix = format!("{PREFIX}{}-0-", std::process::id());
     tempfile::Builder::new()
         .prefix(&prefix)

@@ -1,133 +1,185 @@
-//! `cargo xtask bench reload`: how long `load` takes, against the kernel's own share of it.
+//! `cargo xtask bench`: this router against what its users have today, side by side in one run.
 //!
-//! The cases take turns, so that a noisy moment hits them all; the median and the spread of the rounds are printed.
+//! All cases of a comparison take turns (A B A B …), and what counts is the median of the ratios of each turn: a noisy moment
+//! hits both sides. All of it is in network namespaces of its own, which go away with it.
 
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+mod bounds;
+mod connections;
+mod field;
+mod frames;
+mod hosts;
+mod kernel;
+mod latency;
+mod machine;
+mod markdown;
+mod memory;
+mod napi;
+mod object;
+mod plane;
+mod plot;
+mod program;
+mod publish;
+mod rate;
+mod reload;
+mod report;
+mod rules;
+mod runner;
+mod scale;
+mod staged;
+mod stats;
+mod steps;
+mod tcp;
+mod traffic;
 
-use anyhow::{Context, Result, bail, ensure};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use vr_tests::lab::{Lab, UPLINK_NIC};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
 use vr_tests::root::missing_privilege;
 
-/// Rounds of each case.
-const ROUNDS: usize = 5;
+use crate::{bpf, packages, setup, shell};
+use report::{Findings, Group, Report};
+use runner::Runner;
 
-/// What is measured.
-const CASES: [&str; 5] = [
-    "load, NICs down before",
-    "load with one EIP moved",
-    "load with nothing changed",
-    "unload",
-    "the kernel alone: `ip -batch` of the same addresses, NIC up",
-];
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// Nanoseconds a packet, by program and kind of packet.
+    Program,
+    /// Packets a second through a router.
+    Rate,
+    /// New UDP flows and TCP connections a second.
+    Connections,
+    /// Bulk throughput of TCP.
+    Tcp,
+    /// Round-trip times.
+    Latency,
+    /// Many entries and sessions against few.
+    Scale,
+    /// How long loading and changing takes.
+    Reload,
+    /// Memory of a session and of a rule.
+    Memory,
+}
 
-/// Measures loading so many EIPs.
-pub fn reload(entries: u32) -> Result<()> {
+impl Name {
+    fn text(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn run(self, runner: &mut Runner, findings: &mut Findings) -> Result<()> {
+        match self {
+            Self::Program => program::run(runner, findings),
+            Self::Rate => rate::run(runner, findings),
+            Self::Connections => connections::run(runner, findings),
+            Self::Tcp => tcp::run(runner, findings),
+            Self::Latency => latency::run(runner, findings),
+            Self::Scale => scale::run(runner, findings),
+            Self::Reload => reload::run(runner, findings),
+            Self::Memory => memory::run(runner, findings),
+        }
+    }
+}
+
+/// What `bench` is asked for.
+#[derive(Args)]
+pub struct Options {
+    /// What to measure; without any: everything.
+    groups: Vec<Name>,
+    /// Few and short rounds: everything in under two minutes, with rough figures.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each comparison [default: 9, with --quick 3].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measure only what contains this in its name, of routers (redirect, fib-only, xdp, tc, auto, plain, nft, iptables-legacy,
+    /// iptables-nft) and of the cases of `program`.
+    #[arg(long)]
+    only: Vec<String>,
+    /// The folder for report.json, report.md and the plots.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Also put the figures and plots into docs/performance.md.
+    #[arg(long, conflicts_with_all = ["quick", "only", "groups"])]
+    publish: bool,
+}
+
+/// Measures, prints, and writes the reports.
+///
+/// # Errors
+/// If nothing could be measured; a group that could not be is named in the report, and the others go on.
+pub fn run(options: &Options) -> Result<()> {
     if let Some(reason) = missing_privilege() {
         bail!("the bench runs in network namespaces, and {reason}");
     }
-    let lab = Lab::new()?;
-    let first = lab.directory().join("first.yaml");
-    let second = lab.directory().join("second.yaml");
-    std::fs::write(&first, configuration(entries, None)?)?;
-    std::fs::write(&second, configuration(entries, Some(entries / 2))?)?;
-    let load = |path: &std::path::Path| -> Result<Duration> {
-        let path = path
-            .to_str()
-            .context("the lab's directory has a strange name")?;
-        let outcome = lab.vr(&["load", "--backend", "tc", "--config", path])?;
-        let took = outcome.took;
-        outcome.ok()?;
-        Ok(took)
+    if let Err(error) = packages::ensure(packages::RIVALS) {
+        // Who is missing is named again in the report, and the others are measured.
+        shell::note(&format!("{error:#}"));
+    }
+    crate::lab::build()?;
+    let object = bpf::build_bench(&setup::run(None)?)?;
+    let rounds = options
+        .rounds
+        .unwrap_or(if options.quick { 3 } else { 9 })
+        .max(1);
+    let mut runner = Runner::new(options.quick, rounds, object);
+    runner.only.clone_from(&options.only);
+    let wanted = if options.groups.is_empty() {
+        Name::value_variants()
+    } else {
+        &options.groups
     };
-    let mut times: [Vec<Duration>; CASES.len()] = Default::default();
-    for round in 1..=ROUNDS {
-        eprintln!("  round {round} of {ROUNDS}");
-        times[0].push(load(&first)?);
-        times[1].push(load(&second)?);
-        times[2].push(load(&second)?);
-        let outcome = lab.vr(&["unload"])?;
-        times[3].push(outcome.took);
-        outcome.ok()?;
-        times[4].push(kernel_alone(&lab, entries)?);
+    let mut report = Report {
+        machine: machine::Machine::here(),
+        quick: options.quick,
+        rounds,
+        groups: Vec::new(),
+    };
+    for name in wanted {
+        shell::heading(&format!("bench {}", name.text()));
+        let (started, mut findings) = (Instant::now(), Findings::default());
+        let failure = name
+            .run(&mut runner, &mut findings)
+            .err()
+            .map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            shell::note(&format!("FAILED: {failure}"));
+        }
+        report.groups.push(Group {
+            name: name.text(),
+            seconds: started.elapsed().as_secs_f64(),
+            findings,
+            failure,
+        });
     }
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_header(["case", "median", "least", "most"]);
-    for (case, mut rounds) in CASES.into_iter().zip(times) {
-        rounds.sort();
-        let cell = |time: Option<&Duration>| {
-            time.map_or_else(String::new, |time| {
-                format!("{:.0} ms", time.as_secs_f64() * 1e3)
-            })
-        };
-        table.add_row([
-            case.to_owned(),
-            cell(rounds.get(rounds.len() / 2)),
-            cell(rounds.first()),
-            cell(rounds.last()),
-        ]);
+    write(&report, &shell::root().join(&options.out))?;
+    if options.publish {
+        publish::publish(&report, &shell::root().join("docs"))?;
     }
-    println!("{entries} EIPs, backend tc, {ROUNDS} rounds\n{table}");
+    if report.groups.iter().all(|group| group.failure.is_some()) {
+        bail!("nothing could be measured");
+    }
     Ok(())
 }
 
-/// The lab's two NICs and so many EIPs; the VM of EIP number `moved` is another one.
-fn configuration(entries: u32, moved: Option<u32>) -> Result<String> {
-    ensure!(entries < 1 << 22, "no more than {} EIPs", 1 << 22);
-    let mut text = String::from(
-        "if_list:\n  - {ipaddr: 10.90.3.37, prefix: 24, mac: 52:54:84:00:08:45, gateway: 10.90.3.1}\n  - {ipaddr: 172.16.0.1, prefix: 12, mac: 52:54:84:11:00:03}\neip_list:\n",
-    );
-    for number in 0..entries {
-        let vm = if moved == Some(number) {
-            0xac1f_fffe
-        } else {
-            0xac10_0002 + number % 0xf_0000
-        };
-        writeln!(
-            text,
-            "  - eip: {}\n    vm-ip: {}",
-            eip(number),
-            Ipv4Addr::from(vm)
-        )?;
-    }
-    Ok(text)
-}
-
-fn eip(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(0x0b00_0000 + number)
-}
-
-/// What the kernel takes for the addresses, however they are brought.
-fn kernel_alone(lab: &Lab, entries: u32) -> Result<Duration> {
-    let batch = lab.directory().join("batch");
-    let mut text = String::new();
-    for number in 0..entries {
-        writeln!(text, "addr add {}/32 dev {UPLINK_NIC}", eip(number))?;
-    }
-    std::fs::write(&batch, text)?;
-    let ip = |arguments: &[&str]| -> Result<Duration> {
-        let started = Instant::now();
-        let status = lab
-            .router
-            .command("ip")?
-            .args(arguments)
-            .status()
-            .context("cannot run ip")?;
-        ensure!(status.success(), "ip {arguments:?}: {status}");
-        Ok(started.elapsed())
-    };
-    ip(&["link", "set", UPLINK_NIC, "up"])?;
-    let took = ip(&[
-        "-batch",
-        batch
-            .to_str()
-            .context("the lab's directory has a strange name")?,
-    ])?;
-    ip(&["link", "set", UPLINK_NIC, "down"])?;
-    ip(&["addr", "flush", "dev", UPLINK_NIC])?;
-    Ok(took)
+fn write(report: &Report, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(
+        folder.join("report.json"),
+        serde_json::to_string_pretty(report)?,
+    )?;
+    fs::write(
+        folder.join("report.md"),
+        markdown::of(report, Some("plots")),
+    )?;
+    plot::all(report, &folder.join("plots"))?;
+    println!("{}", markdown::of(report, None));
+    shell::note(&format!(
+        "report.json, report.md and plots are in {}",
+        folder.display()
+    ));
+    Ok(())
 }

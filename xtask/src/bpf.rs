@@ -1,6 +1,10 @@
 //! Building and checking the BPF crate, which has a target, a linker and a `core` of its own.
 
-use std::{fs, fs::File, path::Path};
+use std::{
+    fs,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -61,6 +65,22 @@ fn compile(tools: &Tools, root: &Path) -> Result<Fingerprint> {
     bail!("the sources of the BPF object keep changing while it is built: try again when they rest")
 }
 
+/// The programs that `bench` measures with, relative to the workspace's root. No part of the product.
+pub const BENCH_CRATE: &str = "xtask/bpf";
+
+/// Builds the object with those programs, and says where it lies.
+///
+/// # Errors
+/// When it does not compile or link.
+pub fn build_bench(tools: &Tools) -> Result<PathBuf> {
+    shell::run(
+        cargo(tools, "build")
+            .args(["--quiet", "--bins"])
+            .current_dir(shell::root().join(BENCH_CRATE)),
+    )?;
+    Ok(shell::root().join("target/bpf-build/bpfel-unknown-none/release/vr-bench-ebpf"))
+}
+
 fn cargo(tools: &Tools, verb: &str) -> std::process::Command {
     let mut command = tools.cargo();
     command
@@ -93,14 +113,18 @@ fn publish(root: &Path, sources: Fingerprint, tools: String) -> Result<()> {
     Ok(())
 }
 
-/// Runs clippy on the BPF crate. A matched set brings no clippy: then it says so and is content.
+/// Runs clippy on the BPF crates. A matched set brings no clippy: then it says so and is content.
 ///
 /// # Errors
 /// When clippy finds anything.
 pub fn clippy(tools: &Tools) -> Result<()> {
     if tools.source.set.is_some() {
-        shell::note("SKIPPED for the BPF crate: its compiler is rustc-web, which has no clippy");
+        shell::note("SKIPPED for the BPF crates: their compiler is rustc-web, which has no clippy");
         return Ok(());
     }
-    shell::run(cargo(tools, "clippy").args(["--", "-D", "warnings"]))
+    let warnings = ["--", "-D", "warnings"];
+    let product = shell::run(cargo(tools, "clippy").args(warnings));
+    let mut bench = cargo(tools, "clippy");
+    bench.current_dir(shell::root().join(BENCH_CRATE));
+    product.and(shell::run(bench.args(warnings)))
 }

@@ -50,12 +50,12 @@ pub fn run() -> Result<()> {
 
 fn format(_: &Tools) -> Result<()> {
     let main = shell::run(shell::cargo().args(["fmt", "--all", "--check"]));
-    let bpf = shell::run(
-        shell::cargo()
-            .current_dir(shell::root().join("vr-ebpf"))
-            .args(["fmt", "--check"]),
-    );
-    main.and(bpf)
+    let bpf = ["vr-ebpf", bpf::BENCH_CRATE].map(|folder| {
+        let mut cargo = shell::cargo();
+        cargo.current_dir(shell::root().join(folder));
+        shell::run(cargo.args(["fmt", "--check"]))
+    });
+    bpf.into_iter().fold(main, Result::and)
 }
 
 fn clippy(tools: &Tools) -> Result<()> {
@@ -80,9 +80,9 @@ fn documentation(_: &Tools) -> Result<()> {
     shell::run(&mut cargo)
 }
 
-/// What cargo knows about both workspaces.
+/// What cargo knows about the three workspaces.
 fn metadata() -> Result<Vec<Value>> {
-    ["Cargo.toml", "vr-ebpf/Cargo.toml"]
+    ["Cargo.toml", "vr-ebpf/Cargo.toml", "xtask/bpf/Cargo.toml"]
         .into_iter()
         .map(|manifest| of(Path::new(manifest)))
         .collect()

@@ -82,24 +82,13 @@ enum Task {
     },
     /// Make a root with nothing but Debian in it, to try packages in; prints the archive's path.
     CleanRoot,
-    /// Measure. Figures are printed, never judged.
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Measure this router against what its users have today.
+    Bench(bench::Options),
     /// Send real traffic through a lab's router, and show what each side saw.
     Demo {
         /// The data planes to show.
         #[arg(long, default_value = "all")]
         backend: demo::Backend,
-    },
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// How long `load` takes: everything, one change, nothing.
-    Reload {
-        /// How many EIPs.
-        #[arg(long, default_value_t = 10_000)]
-        entries: u32,
     },
 }
 
@@ -131,10 +120,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm { kernel, .. } => vm::smoke(&kernel)?,
         Task::Ci => ci()?,
         Task::Lab(task) => lab::run(&task)?,
-        Task::Bench(Bench::Reload { entries }) => {
-            build(false, false)?;
-            bench::reload(entries)?;
-        }
+        Task::Bench(options) => bench::run(&options)?,
         Task::Demo { backend } => demo::run(backend)?,
         Task::CleanRoot => println!("{}", package::root::archive()?.display()),
         Task::Package {

@@ -86,6 +86,22 @@ pub const TESTS: &[Need] = &[
     },
 ];
 
+/// What the bench compares with.
+pub const RIVALS: &[Need] = &[
+    Need {
+        program: "iptables-legacy-restore",
+        packages: "iptables",
+    },
+    Need {
+        program: "iptables-nft-restore",
+        packages: "iptables",
+    },
+    Need {
+        program: "nft",
+        packages: "nftables",
+    },
+];
+
 /// Makes sure that all of `needs` are there.
 ///
 /// # Errors
