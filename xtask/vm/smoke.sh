@@ -1,6 +1,6 @@
 #!/bin/sh
 # The smoke test inside a machine: the program loads on this kernel, on virtio NICs, with each eBPF
-# back end; a first packet comes through an EIP; and unloading leaves nothing behind.
+# back end; a first packet comes through an EIP; doctor finds no problem; and unloading leaves nothing behind.
 # Lines that begin with "smoke:" are shown by `cargo xtask vm`.
 
 config=/kylin-vr.yaml
@@ -63,12 +63,14 @@ for backend in xdp tc; do
     done
     # The first packets may be lost while neighbours are looked up.
     ip netns exec client ping -c 5 -W 2 10.90.2.250 || fail "$backend: no answer from the EIP"
+    doctor=$(vr-userspace doctor --config "$config") || fail "doctor: exit code $?: $doctor"
     vr-userspace unload || fail "unload: exit code $?"
     for interface in "$uplink" "$inside"; do
         ip -d link show dev "$interface" | grep -q 'prog/xdp' && fail "$backend: $interface has a program left"
         tc filter show dev "$interface" ingress | grep -q bpf && fail "$backend: $interface has a filter left"
     done
     ip address show dev "$uplink" | grep -q 10.90.2.250 && fail "$backend: the EIP is left on $uplink"
-    say "$backend: loaded, attached natively, answered, unloaded"
+    say "$backend: loaded, attached natively, answered, unloaded; doctor: $(echo "$doctor" | tail -n 1)"
+    echo "$doctor"
 done
 exit 0

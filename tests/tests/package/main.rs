@@ -55,10 +55,12 @@ fn packages() -> Result<[[PathBuf; 2]; 2]> {
     }
     let folder = repository().join("target/packages");
     let now = env!("CARGO_PKG_VERSION");
+    let rpm = std::env::consts::ARCH;
+    let deb = if rpm == "x86_64" { "amd64" } else { "arm64" };
     Ok([now, NEXT].map(|version| {
         [
-            folder.join(format!("kylin-vr_{version}_amd64.deb")),
-            folder.join(format!("kylin-vr-{version}-1.x86_64.rpm")),
+            folder.join(format!("kylin-vr_{version}_{deb}.deb")),
+            folder.join(format!("kylin-vr-{version}-1.{rpm}.rpm")),
         ]
     }))
 }

@@ -188,7 +188,7 @@ fn judge_native_xdp(nic: &Nic, facts: &Facts, found: &mut Findings) {
         let needed = channels.used + facts.cpus;
         if channels.most < needed {
             let what = format!(
-                "has {} pairs of queues; XDP would like {needed} ({} in use and one a CPU)",
+                "pairs of queues: {}; XDP would like {needed} ({} in use and one a CPU)",
                 channels.most, channels.used
             );
             let remedy = format!(
