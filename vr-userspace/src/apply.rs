@@ -16,13 +16,19 @@ use vr_common::{layout::Interface, outcome::Hook};
 use crate::{
     diff::{Diff, diff},
     ebpf::{self, AttachError, Generation, Need, Programs},
+    netfilter::{Loaded, Plane, RuleSet, conntrack, flows::Standing, tuning},
     netlink::{Link, Machine, Netlink},
     picture::Picture,
     ports::Ports,
     sessions::{Rules, longest_prefix, may_end_flows},
-    state::{DefaultRoute, OnLink, Refusal},
+    state::{DefaultRoute, OnLink, Refusal, Tuned},
     sysctl,
 };
+
+/// The kernel does not let eBPF do the work, and says why. iptables may.
+#[derive(Debug, thiserror::Error)]
+#[error("eBPF is not to be had here: {0:#}")]
+pub struct NoEbpf(anyhow::Error);
 
 /// What applying needs to know besides the pictures.
 #[derive(Debug)]
@@ -37,6 +43,12 @@ pub struct Apply<'a> {
     pub flows_to_end: bool,
     /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
     pub xdp_or_fail: bool,
+    /// The iptables rules as they were read last.
+    pub plane: &'a Plane,
+    /// All iptables rules that flows may be left of.
+    pub former: &'a [Loaded],
+    /// What settings of conntrack were before.
+    pub tuned: &'a BTreeMap<String, Tuned>,
 }
 
 /// The programs and tables that a picture is to run on.
@@ -61,6 +73,8 @@ enum Hold {
 pub struct Applied {
     /// Interfaces that refused native XDP and why.
     pub refused: BTreeMap<u32, Refusal>,
+    /// The fingerprint of the iptables rules, if they were written.
+    pub fingerprint: Option<u64>,
 }
 
 /// Finds programs and tables for a picture, or makes new ones and fills them. Nothing that runs is touched. `None` if the
@@ -98,7 +112,7 @@ pub fn prepare(
         .values()
         .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
         .collect();
-    let (generation, programs) = Generation::make(all, to, &interfaces)?;
+    let (generation, programs) = Generation::make(all, to, &interfaces).map_err(NoEbpf)?;
     Ok(Some(Prepared {
         generation,
         hold: Hold::New(programs),
@@ -126,6 +140,17 @@ impl Apply<'_> {
         if let Some(ports) = changes.reserved.as_ref().filter(|ports| !ports.is_empty()) {
             sysctl::set_reserved(&self.others_ports.with(ports))?;
         }
+        // Rules come before what they take the place of goes.
+        if let Some(rules) = &to.netfilter {
+            if changes.netfilter.is_some() {
+                applied.fingerprint = self.plane.write(Some(rules))?;
+            }
+            let tuned = tune(&changes)?;
+            if self.flows_to_end || changes.netfilter.is_some() {
+                self.end_connections(from, Some(rules))?;
+            }
+            to.tuning.retain(|name, _| !tuned.contains(name));
+        }
         if let Some(Prepared { generation, hold }) = &prepared {
             if let Hold::Kept(_) = hold {
                 write_tables(generation, &changes)?;
@@ -134,11 +159,11 @@ impl Apply<'_> {
             if self.flows_to_end || may_end_flows(from, &changes) {
                 end_flows(generation, to)?;
             }
-            self.add_addresses(to, &changes).await?;
         }
+        self.add_addresses(to, &changes).await?;
         self.remove_addresses(to, &changes).await?;
         for ifindex in &changes.remove_interfaces {
-            self.detach(*ifindex).await?;
+            self.detach(*ifindex, from.xdp.contains(ifindex)).await?;
             if let Some(Prepared { generation, .. }) = &prepared
                 && !to
                     .interfaces
@@ -156,7 +181,35 @@ impl Apply<'_> {
                 self.netlink.set_up(link, false).await?;
             }
         }
+        match &to.netfilter {
+            // What the programs left to the kernel meanwhile began connections that say nothing of a translation.
+            Some(rules) if !changes.remove_interfaces.is_empty() => {
+                self.end_connections(from, Some(rules))?;
+            }
+            None if changes.netfilter.is_some()
+                || (self.flows_to_end && !self.former.is_empty()) =>
+            {
+                self.plane.write(None)?;
+                self.end_connections(from, None)?;
+            }
+            _ => {}
+        }
+        for name in &changes.untune {
+            if let Some(before) = self.tuned.get(name).and_then(|tuned| tuned.before) {
+                tuning::set(name, before)?;
+            }
+        }
         Ok(applied)
+    }
+
+    /// Ends the connections that these rules, which are in force now, would not make.
+    fn end_connections(&self, from: &Picture, rules: Option<&RuleSet>) -> Result<()> {
+        // A packet may just be on its way by a rule that has gone.
+        ebpf::wait_for_running_programs();
+        let former = self.former.iter().map(|loaded| &loaded.rules);
+        let standing = Standing::new(rules, former.chain(&from.netfilter));
+        let all = conntrack::connections()?.into_iter();
+        conntrack::end(all.filter(|connection| !standing.has(connection)).collect())
     }
 
     /// Makes every interface of `to` run this generation's programs. Those that run them already are set again all the
@@ -171,7 +224,7 @@ impl Apply<'_> {
         for ifindex in to.interfaces.keys() {
             let link = self.link(*ifindex)?;
             for hook in [Hook::TcIngress, Hook::TcEgress] {
-                ebpf::attach_tc(generation.program(hook)?, link, hook)?;
+                ebpf::attach_tc(generation.program(hook)?, link, hook).map_err(NoEbpf)?;
             }
         }
         for ifindex in to.xdp.clone() {
@@ -188,7 +241,7 @@ impl Apply<'_> {
                 Err(AttachError::Refused(why)) => {
                     bail!("{why}. `--backend auto` would use TC there")
                 }
-                Err(AttachError::Failed(error)) => return Err(error),
+                Err(AttachError::Failed(error)) => return Err(NoEbpf(error).into()),
             }
         }
         for ifindex in &changes.add_xdp {
@@ -196,18 +249,18 @@ impl Apply<'_> {
         }
         for ifindex in &changes.remove_xdp {
             if let Some(link) = self.machine.links.get(ifindex) {
-                ebpf::detach_xdp(self.netlink, link).await?;
+                ebpf::detach_xdp(self.netlink, link, true).await?;
             }
         }
         Ok(())
     }
 
     /// Takes all programs off an interface that is no longer the router's, if it is still there.
-    async fn detach(&self, ifindex: u32) -> Result<()> {
+    async fn detach(&self, ifindex: u32, runs_xdp: bool) -> Result<()> {
         let Some(link) = self.machine.links.get(&ifindex) else {
             return Ok(());
         };
-        ebpf::detach_xdp(self.netlink, link).await?;
+        ebpf::detach_xdp(self.netlink, link, runs_xdp).await?;
         for hook in [Hook::TcIngress, Hook::TcEgress] {
             ebpf::detach_tc(link, hook);
         }
@@ -294,6 +347,20 @@ impl Apply<'_> {
             .ok_or_else(|| anyhow!("interface {ifindex} has gone"))
             .context("a NIC was removed meanwhile; load again")
     }
+}
+
+/// Changes settings of conntrack, and returns those that this kernel does not have.
+fn tune(changes: &Diff) -> Result<Vec<String>> {
+    let there = tuning::read();
+    let mut absent = Vec::new();
+    for (name, value) in &changes.tune {
+        if there.contains_key(name) {
+            tuning::set(name, *value)?;
+        } else {
+            absent.push(name.clone());
+        }
+    }
+    Ok(absent)
 }
 
 /// Fills the tables of a running generation. The trie has new prefixes before it loses old ones, so that a port leads to

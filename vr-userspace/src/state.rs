@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation, ports::Ports};
+use crate::{config::MacAddr, ebpf::Generation, netfilter::Loaded, ports::Ports};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +59,17 @@ pub struct Owned {
     pub forwarding: bool,
     /// What was made of net.ipv4.ip_local_reserved_ports.
     pub reserved: Option<Reserved>,
+    /// Settings of conntrack that were changed.
+    pub tuning: BTreeMap<String, Tuned>,
+}
+
+/// A setting that has another value than before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// What it was; `None` if nobody could tell, because conntrack was not there yet.
+    pub before: Option<u64>,
+    /// What it was made, or is about to be; two while one follows the other.
+    pub ours: Vec<u64>,
 }
 
 /// A list of ports that has others' in it and the router's own.
@@ -122,6 +133,8 @@ pub struct State {
     pub owned: Owned,
     /// The programs and maps in use, the newest last; two while one is being replaced by the next.
     pub generations: Vec<Generation>,
+    /// The iptables rules that are there, the newest last; two while one is being replaced by the next.
+    pub netfilter: Vec<Loaded>,
     /// The MACs of the interfaces that `owned` and `refused` speak of.
     pub identities: Identities,
     /// Interfaces that refused native XDP.
