@@ -78,8 +78,12 @@ fn has_test(source: &str, name: &str) -> bool {
     };
     let is_story = lines
         .iter()
-        .skip_while(|line| !line.starts_with("each_backend!("))
-        .take_while(|line| **line != ");")
+        .scan(false, |inside, line| {
+            *inside = (*inside || line.starts_with("each_") && line.ends_with("backend!("))
+                && *line != ");";
+            Some((*inside).then_some(*line))
+        })
+        .flatten()
         .any(|line| line.strip_suffix(',') == Some(name));
     let attributes = lines.iter().take(at).rev();
     is_story

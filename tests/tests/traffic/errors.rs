@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context, Result, ensure};
 use vr_tests::capture::{Capture, send_frame};
 use vr_tests::checksum::check_checksums;
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
     CLIENT1, CLIENT2, EIP1, EIP2, EIP3, INSIDE, INSIDE_MAC, Lab, NIC, UPLINK, UPLINK_MAC, VM1, VM2,
@@ -16,11 +15,15 @@ use vr_tests::packet::Packet;
 use vr_tests::ping::{Answer, Ping};
 use vr_tests::socket::UdpClient;
 use vr_tests::view::{ICMP, View};
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{SENDER_MAC, bytes, crosses, loaded, number, tcp, udp};
 
-each_backend!(
-    errors_of_hosts_come_back_with_a_quote_of_what_was_sent,
+each_backend!(errors_of_hosts_come_back_with_a_quote_of_what_was_sent,);
+
+// conntrack places an error by the flow that it quotes, which it must have seen begin: `errors_of_flows_that_are_known` in `netfilter.rs`,
+// and those of `translations/errors.rs`. The error has the flow's address then, whoever sends it.
+each_ebpf_backend!(
     errors_from_outside_are_about_what_the_vm_sent,
     errors_from_inside_are_about_what_the_client_sent,
     errors_of_routers_on_the_way_come_from_their_own_address,

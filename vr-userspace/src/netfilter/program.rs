@@ -14,6 +14,7 @@ use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 
 use super::Remains;
+use crate::features;
 
 /// Names one of the two, rather than what `iptables-restore` is on this machine.
 const CHOICE: &str = "KYLIN_VR_IPTABLES";
@@ -257,6 +258,9 @@ fn line_of(said: &str) -> Option<usize> {
 
 /// Looks for a program in PATH, and where programs of the administrator's usually are.
 fn find(name: &str) -> Option<PathBuf> {
+    if features::without("iptables") {
+        return None;
+    }
     let path = env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(PLACES.split(':'))

@@ -10,7 +10,7 @@ use super::{
     rules::{name_of, target},
     tree::{ByAddress, PortRule, grow, of_ports},
 };
-use crate::config::Forward;
+use crate::config::{Forward, Protocol};
 
 /// The bit of the packet's mark that says it came from inside: where it leaves, its interface is not known any more. It lives from
 /// PREROUTING to POSTROUTING, in the first packet of a flow only.
@@ -233,11 +233,16 @@ impl RuleSet {
 
 /// The rules of one forward; `whole`: a range that is shifted may be one rule.
 fn ports(forward: &Forward, whole: bool) -> Vec<PortRule> {
+    // The middle of a connection that conntrack does not know was another VM's, or is nobody's: the router's own stack resets it.
+    let begins = match forward.protocol {
+        Protocol::Tcp => "--tcp-flags SYN,RST,ACK SYN ",
+        Protocol::Udp => "",
+    };
     let rule = |first, last, target| PortRule {
         protocol: name_of(forward.protocol),
         first,
         last,
-        target: format!("-j DNAT --to-destination {target}"),
+        target: format!("{begins}-j DNAT --to-destination {target}"),
     };
     let Forward {
         port,

@@ -33,7 +33,8 @@ pub fn wanted(options: &Options) -> Settings {
         ("generic_timeout", times.other),
         ("gre_timeout", times.other),
         ("gre_timeout_stream", times.other),
-        // A 1:1 mapping carries what the hosts send, also what is out of window (a host that comes back, a flow that began before).
+        // A 1:1 mapping carries what the hosts send: also what is out of window (of a flow that began before), or damaged.
+        ("checksum", 0),
         ("tcp_be_liberal", 1),
         ("tcp_loose", 1),
         (AT_LEAST, options.sessions),
