@@ -4,7 +4,6 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::inventory::without_numbers;
 use vr_tests::lab::{CLIENT1, EIP1, EIP2, EIP3, FORWARDED, INSIDE2_MAC, Lab, VM1, VM2, VM3};
@@ -12,14 +11,19 @@ use vr_tests::ping::ping;
 use vr_tests::probe::Probe;
 use vr_tests::program::{self, End};
 use vr_tests::socket::UdpEcho;
+use vr_tests::{each_backend, each_ebpf_backend};
 
 each_backend!(
     killed_in_its_first_load_at_fifty_moments,
     killed_in_a_reload_that_changes_entries_at_fifty_moments,
     killed_in_a_reload_that_swaps_the_backend_at_fifty_moments,
+    killed_in_an_unload_at_fifty_moments,
+);
+
+// The programs' tables.
+each_ebpf_backend!(
     killed_while_the_table_is_replaced_at_fifty_moments,
     killed_while_sessions_move_at_fifty_moments,
-    killed_in_an_unload_at_fifty_moments,
 );
 
 /// How many moments of each.
@@ -204,7 +208,11 @@ fn killed_in_a_reload_that_changes_entries_at_fifty_moments(backend: &str) -> Re
 
 fn killed_in_a_reload_that_swaps_the_backend_at_fifty_moments(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
-    let other = if backend == "xdp" { "tc" } else { "xdp" };
+    let other = match backend {
+        "xdp" => "tc",
+        "tc" => "xdp",
+        _ => "tc",
+    };
     let one = small_tables(File::full());
     let two = one.clone().without_eip(EIP2);
     kill_reloads(

@@ -136,6 +136,7 @@ impl Apply<'_> {
     ) -> Result<Applied> {
         let changes = diff(from, to);
         let mut applied = Applied::default();
+        let ebpf = prepared.is_some();
         // Before a session may be given one of these ports.
         if let Some(ports) = changes.reserved.as_ref().filter(|ports| !ports.is_empty()) {
             sysctl::set_reserved(&self.others_ports.with(ports))?;
@@ -144,6 +145,12 @@ impl Apply<'_> {
         if let Some(rules) = &to.netfilter {
             if changes.netfilter.is_some() {
                 applied.fingerprint = self.plane.write(Some(rules))?;
+            }
+            // TC egress would take an EIP, which rules have just made of a VM, for a host without one.
+            for ifindex in &changes.remove_interfaces {
+                if let Some(link) = self.machine.links.get(ifindex) {
+                    ebpf::detach_tc(link, Hook::TcEgress);
+                }
             }
             let tuned = tune(&changes)?;
             if self.flows_to_end || changes.netfilter.is_some() {
@@ -156,6 +163,9 @@ impl Apply<'_> {
                 write_tables(generation, &changes)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;
+            if changes.netfilter.is_some() {
+                self.plane.write(None)?;
+            }
             if self.flows_to_end || may_end_flows(from, &changes) {
                 end_flows(generation, to)?;
             }
@@ -186,10 +196,10 @@ impl Apply<'_> {
             Some(rules) if !changes.remove_interfaces.is_empty() => {
                 self.end_connections(from, Some(rules))?;
             }
-            None if changes.netfilter.is_some()
-                || (self.flows_to_end && !self.former.is_empty()) =>
-            {
-                self.plane.write(None)?;
+            None if changes.netfilter.is_some() || self.has_flows_to_end() => {
+                if !ebpf && changes.netfilter.is_some() {
+                    self.plane.write(None)?;
+                }
                 self.end_connections(from, None)?;
             }
             _ => {}
@@ -200,6 +210,11 @@ impl Apply<'_> {
             }
         }
         Ok(applied)
+    }
+
+    /// Whether flows may be left of rules of iptables that a load that was killed has replaced.
+    const fn has_flows_to_end(&self) -> bool {
+        self.flows_to_end && !self.former.is_empty()
     }
 
     /// Ends the connections that these rules, which are in force now, would not make.
@@ -221,9 +236,10 @@ impl Apply<'_> {
         changes: &Diff,
         applied: &mut Applied,
     ) -> Result<()> {
-        for ifindex in to.interfaces.keys() {
-            let link = self.link(*ifindex)?;
-            for hook in [Hook::TcIngress, Hook::TcEgress] {
+        // Ingress first, everywhere: what it has finished, no rule of iptables sees, nor does egress see what rules have made of it.
+        for hook in [Hook::TcIngress, Hook::TcEgress] {
+            for ifindex in to.interfaces.keys() {
+                let link = self.link(*ifindex)?;
                 ebpf::attach_tc(generation.program(hook)?, link, hook).map_err(NoEbpf)?;
             }
         }

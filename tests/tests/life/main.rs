@@ -5,6 +5,7 @@ mod basics;
 mod flows;
 mod foreign;
 mod forwards;
+mod netfilter;
 mod nics;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

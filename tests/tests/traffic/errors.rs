@@ -21,8 +21,8 @@ use super::{SENDER_MAC, bytes, crosses, loaded, number, tcp, udp};
 
 each_backend!(errors_of_hosts_come_back_with_a_quote_of_what_was_sent,);
 
-// conntrack places an error by the flow that it quotes, which it must have seen begin: `errors_of_flows_that_are_known` in `netfilter.rs`,
-// and those of `translations/errors.rs`. The error has the flow's address then, whoever sends it.
+// conntrack places an error by the flow that it quotes, which it must have seen begin, as in `translations/errors.rs`. The error has
+// the flow's address then, whoever sends it.
 each_ebpf_backend!(
     errors_from_outside_are_about_what_the_vm_sent,
     errors_from_inside_are_about_what_the_client_sent,

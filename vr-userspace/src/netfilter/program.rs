@@ -211,7 +211,6 @@ impl Program {
         let about = line.map_or_else(String::new, |line| format!(" (the line is `{line}`)"));
         let absent = [
             "insmod",
-            "does not exist",
             "not supported",
             "No chain/target/match",
             "missing kernel module",
