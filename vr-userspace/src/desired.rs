@@ -755,6 +755,7 @@ mod tests {
                 &sysctls(),
                 &Owned::default(),
                 backend,
+                None,
                 &refused,
             )
             .picture
@@ -782,6 +783,7 @@ mod tests {
                 &sysctls(),
                 &Owned::default(),
                 Backend::Xdp,
+                None,
                 &BTreeMap::new(),
             )
             .picture

@@ -47,6 +47,19 @@ pub struct Connection {
     key: Vec<ConntrackAttribute>,
 }
 
+#[cfg(test)]
+impl Connection {
+    /// One that the kernel does not know.
+    pub(super) const fn new(protocol: u8, forth: Way, back: Way) -> Self {
+        Self {
+            protocol,
+            forth,
+            back,
+            key: Vec::new(),
+        }
+    }
+}
+
 /// All IPv4 connections of the calling thread's network namespace.
 ///
 /// # Errors

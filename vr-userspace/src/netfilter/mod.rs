@@ -16,6 +16,8 @@ mod program;
 mod render;
 mod rules;
 mod script;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub mod tuning;
 
