@@ -4,6 +4,7 @@ mod check;
 mod load;
 mod plan;
 mod sessions;
+mod situation;
 mod status;
 mod trace;
 mod unload;

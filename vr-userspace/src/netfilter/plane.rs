@@ -1,6 +1,6 @@
 //! The rules that are on the machine: found again, and made to be others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -29,10 +29,10 @@ impl Plane {
         let mut found = BTreeMap::new();
         for loaded in record {
             let variant = loaded.rules.variant;
-            if !found.contains_key(&variant) {
+            if let Entry::Vacant(unread) = found.entry(variant) {
                 let program = Program::of(variant);
                 let remains = program.and_then(|program| program.remains());
-                found.insert(variant, remains.with_context(cannot_tell)?);
+                unread.insert(remains.with_context(cannot_tell)?);
             }
         }
         Ok(Self(found))

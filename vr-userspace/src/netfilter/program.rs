@@ -4,7 +4,7 @@ use std::{
     env, fmt, fs,
     io::{ErrorKind, Write as _},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     str::FromStr,
 };
@@ -189,7 +189,7 @@ impl Program {
     }
 
     /// A command that says what it has to say in English, and ends with this process.
-    fn command(&self, program: &PathBuf) -> Command {
+    fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
             .env("LC_ALL", "C")
@@ -204,7 +204,7 @@ impl Program {
         command
     }
 
-    fn failure(&self, program: &PathBuf, output: &Output, script: &str) -> anyhow::Error {
+    fn failure(&self, program: &Path, output: &Output, script: &str) -> anyhow::Error {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim();
         let line = line_of(said).and_then(|number| script.lines().nth(number.checked_sub(1)?));
