@@ -8,7 +8,7 @@ pub use super::situation::Situation;
 use super::situation::suspect;
 use crate::{
     apply::{Apply, NoEbpf, prepare},
-    config::Config,
+    config::{Config, Forward},
     desired::{Backend, Port},
     diff::diff,
     instance::Instance,
@@ -99,6 +99,11 @@ pub async fn reconcile(
     if backend == Backend::Iptables {
         return pass.run(Some(ASKED)).await.map(drop);
     }
+    if Sysctls::read()?.reserved.is_none() {
+        eprintln!(
+            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
+        );
+    }
     let raised = match pass.run(None).await {
         Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
             eprintln!("warning: {error:#}; iptables does the work, for the whole machine");
@@ -147,15 +152,11 @@ impl Pass<'_> {
         let netfilter = match iptables {
             Some(why) => {
                 situation.suspect_hooks();
-                Some(situation.netfilter(why, None)?)
+                let shifts = (!config.forwards.iter().any(is_shifted)).then_some(true);
+                Some(situation.netfilter(why, shifts)?)
             }
             None => None,
         };
-        if netfilter.is_none() && situation.sysctls.reserved.is_none() {
-            eprintln!(
-                "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
-            );
-        }
         let mut desired = situation.desired(config, backend, netfilter.as_ref())?;
         for warning in &desired.warnings {
             eprintln!("warning: {warning}");
@@ -167,6 +168,9 @@ impl Pass<'_> {
             &situation.observed,
             &desired.picture,
         )?;
+
+        // Taken by somebody, or by an unload that was killed before it had ended their flows.
+        let rules_went = !before.netfilter.is_empty() && situation.observed.netfilter.is_none();
 
         // First the intention, so that whatever happens next, everything of ours is on record.
         let mut state = before.clone();
@@ -197,7 +201,7 @@ impl Pass<'_> {
             netlink,
             machine: &situation.machine,
             others_ports,
-            flows_to_end: before.flows_to_end,
+            flows_to_end: before.flows_to_end || rules_went,
             xdp_or_fail: backend == Backend::Xdp,
             plane: &situation.plane,
             former: &before.netfilter,
@@ -346,6 +350,11 @@ fn identify(state: &mut State, machine: &Machine) {
         .values()
         .filter_map(|link| Some((link.ifindex, link.mac?.to_string())))
         .collect();
+}
+
+/// Whether it is a range that goes to other ports, so that it matters whether one rule can do that.
+const fn is_shifted(forward: &Forward) -> bool {
+    forward.port != forward.end_port && forward.port != forward.vm_port
 }
 
 /// Why an interface has its backend: what it refused, or the rule.

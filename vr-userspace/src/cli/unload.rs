@@ -19,7 +19,8 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         netlink: &netlink,
         machine: &situation.machine,
         others_ports: &situation.others_ports,
-        flows_to_end: situation.state.flows_to_end,
+        // Killed in the middle of it, an unload has taken the rules, perhaps, and not yet the flows.
+        flows_to_end: !situation.state.netfilter.is_empty(),
         xdp_or_fail: false,
         plane: &situation.plane,
         former: &situation.state.netfilter,
