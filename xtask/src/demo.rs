@@ -95,6 +95,8 @@ pub fn run(backend: Backend) -> Result<()> {
 /// Returns the router's count of packets.
 fn show(backend: &'static str, examples: &mut [Example]) -> Result<Vec<String>> {
     let lab = Lab::new()?;
+    // By default the kernel says only so many errors a second to one host.
+    lab.router.sysctl("ipv4.icmp_ratelimit", "0")?;
     let before = lab.router.inventory()?;
     for Example { file, lines } in &mut *examples {
         heading(&format!("{backend}: {file}"));

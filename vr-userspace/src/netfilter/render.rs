@@ -215,20 +215,6 @@ impl RuleSet {
             }
         }
         table.hook("FORWARD", "THROUGH", through);
-        // For hairpin the kernel advises to send to the VM directly. Such an advice quotes the packet as it is between
-        // PREROUTING and POSTROUTING, which is of no flow that conntrack knows.
-        let advice = self.insides().map(|inside| {
-            format!(
-                "-o {} -p icmp -m icmp --icmp-type 5 -m conntrack --ctstate INVALID -j DROP",
-                inside.name
-            )
-        });
-        let advice = if self.uplink().is_some() {
-            advice.collect()
-        } else {
-            Vec::new()
-        };
-        table.hook("OUTPUT", "OUT", advice);
         table
     }
 }
