@@ -133,6 +133,10 @@ fn every_other_protocol_goes_through(backend: &str) -> Result<()> {
                     .with_context(|| format!("protocol {protocol}"))?;
             }
             for protocol in [UDP_LITE, DCCP] {
+                // netfilter knows no more of DCCP, and so leaves its checksum as it was (newer kernels).
+                if protocol == DCCP && reads_them(backend) {
+                    continue;
+                }
                 let mut segment = bytes(length);
                 segment[..8].copy_from_slice(&[0x0f, 0xa0, 0x1c, 0x20, 4, 0, 0, 0]);
                 if protocol == UDP_LITE {
