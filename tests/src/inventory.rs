@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
@@ -14,6 +15,10 @@ use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::netns::Netns;
+use crate::program;
+
+/// How long `iptables-save` may take.
+const SAVE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Queueing disciplines that the kernel gives an interface by itself.
 const DEFAULT_QDISCS: [&str; 4] = ["noqueue", "pfifo_fast", "fq_codel", "mq"];
@@ -30,8 +35,8 @@ impl Netns {
     }
 
     /// Links with state, MTU and XDP program, queueing disciplines that are not the default, their filters, addresses,
-    /// routes of the main table and what there is of settings that the router touches: a line each, sorted. TCX programs
-    /// and iptables rules are not in it.
+    /// routes of the main table and what there is of settings that the router touches, rules and chains of both iptables: a
+    /// line each, sorted but for the rules, whose order counts. TCX programs are not in it.
     pub fn inventory(&self) -> Result<Vec<String>> {
         let mut lines = self.netlink(async |handle| {
             let mut names = Names::default();
@@ -43,8 +48,36 @@ impl Netns {
             Ok(lines)
         })?;
         lines.extend(self.run(settings)?);
+        for variant in ["nft", "legacy"] {
+            lines.extend(self.rules(variant)?);
+        }
         lines.sort();
         Ok(lines)
+    }
+}
+
+impl Netns {
+    /// The rules of one of the two iptables, `nft` or `legacy`, and the chains that somebody has made, in their order and numbered by it.
+    pub fn rules(&self, variant: &str) -> Result<Vec<String>> {
+        let save = self.command(format!("iptables-{variant}-save"))?;
+        let saved = program::run(save, SAVE_LIMIT)?.ok();
+        let saved = saved.context("`cargo xtask setup` brings iptables")?;
+        let mut table = "";
+        let mut rules = Vec::new();
+        for line in saved.lines() {
+            let is_made = |chain: &str| chain.split(' ').nth(1) == Some("-");
+            match line.split_at_checked(1) {
+                Some(("*", name)) => table = name,
+                Some((":", chain)) if !is_made(chain) => {}
+                Some((":" | "-", _)) => {
+                    let number = rules.len();
+                    let line = line.trim_end_matches(" [0:0]");
+                    rules.push(format!("{variant} {number:06} {table} {line}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(rules)
     }
 }
 
@@ -74,6 +107,25 @@ fn settings() -> Result<Vec<String>> {
             name.to_string_lossy(),
             value.trim()
         ));
+    }
+    lines.extend(conntrack()?);
+    Ok(lines)
+}
+
+/// The settings of conntrack, but for those that count.
+fn conntrack() -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let Ok(entries) = fs::read_dir("/proc/sys/net/netfilter") else {
+        return Ok(lines);
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("nf_conntrack_") && name != "nf_conntrack_count" {
+            let value = fs::read_to_string(entry.path())?;
+            lines.push(format!("{name} {}", value.trim()));
+        }
     }
     Ok(lines)
 }

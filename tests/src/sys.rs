@@ -46,6 +46,22 @@ impl Entry {
     }
 }
 
+/// Makes `command` execute its program without these capabilities, for good: root without them is refused by the kernel itself.
+pub(crate) fn drop_before_exec(command: &mut Command, capabilities: &'static [c_ulong]) {
+    let drop = move || {
+        for capability in capabilities {
+            // SAFETY: the call takes no pointer.
+            let rc = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *capability, 0, 0, 0) };
+            if rc < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(drop) };
+}
+
 const NONE: Option<&CStr> = None;
 
 /// Has a socket send its packets with these IP options.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::program::{self, Outcome};
+use crate::sys;
 
 /// Names the binary to test; without it, it is the workspace's release build.
 pub const BINARY: &str = "VR_USERSPACE";
@@ -69,6 +70,16 @@ impl Lab {
 
     fn vr_in(&self, fresh_sys: bool, arguments: &[&str]) -> Result<Outcome> {
         let mut command = self.vr_command_in(fresh_sys)?;
+        command.args(arguments);
+        program::run(command, LIMIT)
+    }
+
+    /// As [`Lab::vr`], as root without what BPF needs, as in a container: the kernel refuses it.
+    pub fn vr_without_bpf(&self, arguments: &[&str]) -> Result<Outcome> {
+        /// `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF` of linux/capability.h.
+        const OF_BPF: [libc::c_ulong; 3] = [21, 38, 39];
+        let mut command = self.vr_command()?;
+        sys::drop_before_exec(&mut command, &OF_BPF);
         command.args(arguments);
         program::run(command, LIMIT)
     }

@@ -76,11 +76,15 @@ fn has_test(source: &str, name: &str) -> bool {
     let Some(at) = lines.iter().position(|line| begins(line)) else {
         return false;
     };
-    let is_story = lines
-        .iter()
-        .skip_while(|line| !line.starts_with("each_backend!("))
-        .take_while(|line| **line != ");")
-        .any(|line| line.strip_suffix(',') == Some(name));
+    // The names in `each_backend!(…);` and its like, on one line or on many.
+    let stories = lines.iter().scan(false, |inside, line| {
+        let begins = line.starts_with("each_") && line.contains("backend!(");
+        let here = *inside || begins;
+        *inside = here && !line.ends_with(");");
+        Some(if here { *line } else { "" })
+    });
+    let mut words = stories.flat_map(|line| line.split(['(', ')', ',', ';']));
+    let is_story = words.any(|word| word == name);
     let attributes = lines.iter().take(at).rev();
     is_story
         || attributes

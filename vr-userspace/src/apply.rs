@@ -16,14 +16,20 @@ use vr_common::{layout::Interface, outcome::Hook};
 use crate::{
     diff::{Diff, diff},
     ebpf::{self, AttachError, Generation, Need, Programs},
+    netfilter::{Loaded, Plane, RuleSet, conntrack, flows::Standing, tuning},
     netlink::{Link, Machine, Netlink},
     picture::Picture,
     ports::Ports,
     rules,
     sessions::{Rules, longest_prefix, may_end_flows},
-    state::{DefaultRoute, OnLink, Refusal},
+    state::{DefaultRoute, OnLink, Refusal, Tuned},
     sysctl,
 };
+
+/// The kernel does not let eBPF do the work, and says why. iptables may.
+#[derive(Debug, thiserror::Error)]
+#[error("eBPF is not to be had here: {0:#}")]
+pub struct NoEbpf(anyhow::Error);
 
 /// What applying needs to know besides the pictures.
 #[derive(Debug)]
@@ -38,6 +44,12 @@ pub struct Apply<'a> {
     pub flows_to_end: bool,
     /// Whether an interface that refuses native XDP is an error, rather than left to TC alone.
     pub xdp_or_fail: bool,
+    /// The iptables rules as they were read last.
+    pub plane: &'a Plane,
+    /// All iptables rules that flows may be left of.
+    pub former: &'a [Loaded],
+    /// What settings of conntrack were before.
+    pub tuned: &'a BTreeMap<String, Tuned>,
 }
 
 /// The programs and tables that a picture is to run on.
@@ -62,6 +74,8 @@ enum Hold {
 pub struct Applied {
     /// Interfaces that refused native XDP and why.
     pub refused: BTreeMap<u32, Refusal>,
+    /// The fingerprint of the iptables rules, if they were written.
+    pub fingerprint: Option<u64>,
 }
 
 /// Finds programs and tables for a picture, or makes new ones and fills them. Nothing that runs is touched. `None` if the
@@ -103,7 +117,7 @@ pub fn prepare(
         .values()
         .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
         .collect();
-    let (generation, programs) = Generation::make(all, to, &interfaces)?;
+    let (generation, programs) = Generation::make(all, to, &interfaces).map_err(NoEbpf)?;
     Ok(Some(Prepared {
         generation,
         hold: Hold::New(programs),
@@ -127,9 +141,27 @@ impl Apply<'_> {
     ) -> Result<Applied> {
         let changes = diff(from, to);
         let mut applied = Applied::default();
+        let ebpf = prepared.is_some();
         // Before a session may be given one of these ports.
         if let Some(ports) = changes.reserved.as_ref().filter(|ports| !ports.is_empty()) {
             sysctl::set_reserved(&self.others_ports.with(ports))?;
+        }
+        // Rules come before what they take the place of goes.
+        if let Some(rules) = &to.netfilter {
+            if changes.netfilter.is_some() {
+                applied.fingerprint = self.plane.write(Some(rules))?;
+            }
+            // TC egress would take an EIP, which rules have just made of a VM, for a host without one.
+            for ifindex in &changes.remove_interfaces {
+                if let Some(link) = self.machine.links.get(ifindex) {
+                    ebpf::detach_tc(link, Hook::TcEgress);
+                }
+            }
+            let tuned = tune(&changes)?;
+            if self.flows_to_end || changes.netfilter.is_some() {
+                self.end_connections(from, Some(rules))?;
+            }
+            to.tuning.retain(|name, _| !tuned.contains(name));
         }
         if let Some(Prepared { generation, hold }) = &prepared {
             clear_new_rules(generation, from, to)?;
@@ -137,14 +169,17 @@ impl Apply<'_> {
                 write_tables(generation, &changes)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;
+            if changes.netfilter.is_some() {
+                self.plane.write(None)?;
+            }
             if self.flows_to_end || may_end_flows(from, &changes) {
                 end_flows(generation, to)?;
             }
-            self.add_addresses(to, &changes).await?;
         }
+        self.add_addresses(to, &changes).await?;
         self.remove_addresses(to, &changes).await?;
         for ifindex in &changes.remove_interfaces {
-            self.detach(*ifindex).await?;
+            self.detach(*ifindex, from.xdp.contains(ifindex)).await?;
             if let Some(Prepared { generation, .. }) = &prepared
                 && !to
                     .interfaces
@@ -162,7 +197,40 @@ impl Apply<'_> {
                 self.netlink.set_up(link, false).await?;
             }
         }
+        match &to.netfilter {
+            // What the programs left to the kernel meanwhile began connections that say nothing of a translation.
+            Some(rules) if !changes.remove_interfaces.is_empty() => {
+                self.end_connections(from, Some(rules))?;
+            }
+            None if changes.netfilter.is_some() || self.has_flows_to_end() => {
+                if !ebpf && changes.netfilter.is_some() {
+                    self.plane.write(None)?;
+                }
+                self.end_connections(from, None)?;
+            }
+            _ => {}
+        }
+        for name in &changes.untune {
+            if let Some(before) = self.tuned.get(name).and_then(|tuned| tuned.before) {
+                tuning::set(name, before)?;
+            }
+        }
         Ok(applied)
+    }
+
+    /// Whether flows may be left of rules of iptables that a load that was killed has replaced.
+    const fn has_flows_to_end(&self) -> bool {
+        self.flows_to_end && !self.former.is_empty()
+    }
+
+    /// Ends the connections that these rules, which are in force now, would not make.
+    fn end_connections(&self, from: &Picture, rules: Option<&RuleSet>) -> Result<()> {
+        // A packet may just be on its way by a rule that has gone.
+        ebpf::wait_for_running_programs();
+        let former = self.former.iter().map(|loaded| &loaded.rules);
+        let standing = Standing::new(rules, former.chain(&from.netfilter));
+        let all = conntrack::connections()?.into_iter();
+        conntrack::end(all.filter(|connection| !standing.has(connection)).collect())
     }
 
     /// Makes every interface of `to` run this generation's programs. Those that run them already are set again all the
@@ -174,10 +242,11 @@ impl Apply<'_> {
         changes: &Diff,
         applied: &mut Applied,
     ) -> Result<()> {
-        for ifindex in to.interfaces.keys() {
-            let link = self.link(*ifindex)?;
-            for hook in [Hook::TcIngress, Hook::TcEgress] {
-                ebpf::attach_tc(generation.program(hook)?, link, hook)?;
+        // Ingress first, everywhere: what it has finished, no rule of iptables sees, nor does egress see what rules have made of it.
+        for hook in [Hook::TcIngress, Hook::TcEgress] {
+            for ifindex in to.interfaces.keys() {
+                let link = self.link(*ifindex)?;
+                ebpf::attach_tc(generation.program(hook)?, link, hook).map_err(NoEbpf)?;
             }
         }
         for ifindex in to.xdp.clone() {
@@ -194,7 +263,7 @@ impl Apply<'_> {
                 Err(AttachError::Refused(why)) => {
                     bail!("{why}. `--backend auto` would use TC there")
                 }
-                Err(AttachError::Failed(error)) => return Err(error),
+                Err(AttachError::Failed(error)) => return Err(NoEbpf(error).into()),
             }
         }
         for ifindex in &changes.add_xdp {
@@ -202,18 +271,18 @@ impl Apply<'_> {
         }
         for ifindex in &changes.remove_xdp {
             if let Some(link) = self.machine.links.get(ifindex) {
-                ebpf::detach_xdp(self.netlink, link).await?;
+                ebpf::detach_xdp(self.netlink, link, true).await?;
             }
         }
         Ok(())
     }
 
     /// Takes all programs off an interface that is no longer the router's, if it is still there.
-    async fn detach(&self, ifindex: u32) -> Result<()> {
+    async fn detach(&self, ifindex: u32, runs_xdp: bool) -> Result<()> {
         let Some(link) = self.machine.links.get(&ifindex) else {
             return Ok(());
         };
-        ebpf::detach_xdp(self.netlink, link).await?;
+        ebpf::detach_xdp(self.netlink, link, runs_xdp).await?;
         for hook in [Hook::TcIngress, Hook::TcEgress] {
             ebpf::detach_tc(link, hook);
         }
@@ -300,6 +369,20 @@ impl Apply<'_> {
             .ok_or_else(|| anyhow!("interface {ifindex} has gone"))
             .context("a NIC was removed meanwhile; load again")
     }
+}
+
+/// Changes settings of conntrack, and returns those that this kernel does not have.
+fn tune(changes: &Diff) -> Result<Vec<String>> {
+    let there = tuning::read();
+    let mut absent = Vec::new();
+    for (name, value) in &changes.tune {
+        if there.contains_key(name) {
+            tuning::set(name, *value)?;
+        } else {
+            absent.push(name.clone());
+        }
+    }
+    Ok(absent)
 }
 
 /// Fills the tables of a running generation. The trie has new prefixes before it loses old ones, so that a port leads to

@@ -6,7 +6,8 @@
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -16,17 +17,33 @@ const CHUNK: usize = 256;
 /// More than the longest answer, an error with its request and explanation.
 const ANSWER: usize = 8192;
 
-/// Sends requests with `flags`, in order, on a socket of its own. A failure with the error number `fine` counts as a
-/// success. Blocks the thread until the kernel has done them all.
+/// As [`send_to`], for links, addresses and routes.
 ///
 /// # Errors
-/// The first other failure, with the request's index; those behind it have been carried out all the same.
+/// As there.
 pub fn send(
     requests: Vec<RouteNetlinkMessage>,
     flags: u16,
     fine: nix::Error,
 ) -> Result<Result<(), (usize, nix::Error)>> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
+    send_to(NETLINK_ROUTE, requests, flags, fine)
+}
+
+/// Sends requests with `flags`, in order, on a socket of its own for this part of the kernel. A failure with the error number `fine` counts as a
+/// success. Blocks the thread until the kernel has done them all.
+///
+/// # Errors
+/// The first other failure, with the request's index; those behind it have been carried out all the same.
+pub fn send_to<T>(
+    protocol: isize,
+    requests: Vec<T>,
+    flags: u16,
+    fine: nix::Error,
+) -> Result<Result<(), (usize, nix::Error)>>
+where
+    T: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<T>>,
+{
+    let mut socket = Socket::new(protocol).context("cannot open a netlink socket")?;
     socket.bind_auto().context("cannot bind a netlink socket")?;
     socket
         .connect(&SocketAddr::new(0, 0))
@@ -53,13 +70,13 @@ pub fn send(
         socket
             .send(&buffer, 0)
             .context("cannot send netlink requests")?;
-        await_last(&socket, last as u32, fine, &mut first_failure)?;
+        await_last::<T>(&socket, last as u32, fine, &mut first_failure)?;
     }
     Ok(first_failure.map_or(Ok(()), Err))
 }
 
 /// Reads answers until that of the request numbered `last`, which is always answered.
-fn await_last(
+fn await_last<T: NetlinkDeserializable>(
     socket: &Socket,
     last: u32,
     fine: nix::Error,
@@ -75,7 +92,7 @@ fn await_last(
             let length = NetlinkBuffer::new_checked(rest)
                 .context("a netlink answer is cut short")?
                 .length() as usize;
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            let message = NetlinkMessage::<T>::deserialize(rest)
                 .context("a netlink answer is not understood")?;
             let number = message.header.sequence_number;
             let NetlinkPayload::Error(error) = message.payload else {

@@ -1,6 +1,9 @@
 //! From the file and the machine's NICs to what is to be set up. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::Ipv4Addr,
+};
 
 use vr_common::{
     layout::{AddressEntry, INTERFACE_SLOTS, Interface},
@@ -10,8 +13,9 @@ use vr_common::{
 };
 
 use crate::{
-    config::{Config, MacAddr},
+    config::{Config, Filtering, Interface as Entry, MacAddr, Options},
     forwards::prefixes,
+    netfilter::{RouterInterface, RuleSet, Variant, check_name, tuning},
     netlink::{Link, Machine},
     picture::Picture,
     ports::Ports,
@@ -22,15 +26,27 @@ use crate::{
 /// What the operator asked for by `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Backend {
-    /// For each interface by itself: native XDP for NICs, TC for veth, bridge, VLAN and whatever refuses XDP.
+    /// For each interface by itself: native XDP for NICs, TC for veth, bridge, VLAN and whatever refuses XDP. Where
+    /// the kernel takes no eBPF at all, iptables for the whole machine.
     #[default]
     Auto,
     /// Native XDP on every interface (and TC for what XDP leaves over); an interface that refuses is an error.
     Xdp,
     /// TC on every interface.
     Tc,
-    /// Netfilter rules; not part of this version.
+    /// iptables rules and conntrack for the whole machine (legacy or nft, whichever `iptables-restore` is).
     Iptables,
+}
+
+/// How iptables is to do the work in place of eBPF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Netfilter {
+    /// Which of the two iptables.
+    pub variant: Variant,
+    /// Whether one rule can shift a range of ports.
+    pub shifts: bool,
+    /// Why.
+    pub why: String,
 }
 
 /// An entry of `if_list` whose NIC is there.
@@ -57,6 +73,8 @@ pub struct Desired {
     pub pending: Vec<String>,
     /// What cannot be done, ever, on this machine.
     pub impossible: Vec<String>,
+    /// What the file asks for and this backend does not do.
+    pub warnings: Vec<String>,
 }
 
 /// Works out what is to be set up. What is there already but not `owned` is somebody else's, and stays so.
@@ -67,9 +85,19 @@ pub fn desired(
     sysctls: &Sysctls,
     owned: &Owned,
     backend: Backend,
+    netfilter: Option<&Netfilter>,
     refused: &BTreeMap<u32, Refusal>,
 ) -> Desired {
     let mut desired = Desired::default();
+    let mut rules = netfilter.map(|netfilter| RuleSet {
+        variant: netfilter.variant,
+        interfaces: Vec::new(),
+        eips: Vec::new(),
+        forwards: Vec::new(),
+        pool: Vec::new(),
+        mss: config.options.mss,
+        shifts: netfilter.shifts,
+    });
     for (index, entry) in config.interfaces.iter().enumerate() {
         let Some(link) = find(machine, entry.mac) else {
             desired.pending.push(format!(
@@ -78,31 +106,28 @@ pub fn desired(
             ));
             continue;
         };
-        let (xdp, why) = choose(link, backend, refused.get(&link.ifindex));
+        let (xdp, why) = match netfilter {
+            Some(netfilter) => (false, netfilter.why.clone()),
+            None => choose(link, backend, refused.get(&link.ifindex)),
+        };
         desired.ports.push(Port {
             link: link.clone(),
             xdp,
             why,
         });
         let picture = &mut desired.picture;
-        if xdp {
-            picture.xdp.insert(link.ifindex);
-        }
-        if !machine.clsact.contains(&link.ifindex) || owned.clsact.contains(&link.ifindex) {
-            picture.clsact.insert(link.ifindex);
+        match &mut rules {
+            Some(rules) => {
+                if let Err(error) = check_name(&link.name) {
+                    desired.impossible.push(error.to_string());
+                }
+                rules.interfaces.push(router_interface(link, entry));
+            }
+            None => programs(picture, machine, owned, link, entry, xdp),
         }
         if !link.up || owned.raised.contains(&link.ifindex) {
             picture.raised.insert(link.ifindex);
         }
-        picture.interfaces.insert(
-            link.ifindex,
-            Interface {
-                ifindex: link.ifindex,
-                address: entry.address.into(),
-                mac: Mac::from_octets(entry.mac.0),
-                flags: flags(link, machine, xdp, entry.gateway.is_some()),
-            },
-        );
         want_address(
             picture,
             machine,
@@ -126,12 +151,106 @@ pub fn desired(
     if !desired.ports.is_empty() {
         let picture = &mut desired.picture;
         picture.forwarding = !sysctls.forwarding || owned.forwarding;
-        picture.sessions = config.options.sessions;
-        picture.settings = Some(config.options.settings(None, sysctls.own_ports));
+        if rules.is_some() {
+            tune(&mut desired, &config.options, sysctls, owned);
+        } else {
+            picture.sessions = config.options.sessions;
+            picture.settings = Some(config.options.settings(None, sysctls.own_ports));
+            refuse_colliding_slots(&mut desired);
+        }
     }
-    refuse_colliding_slots(&mut desired);
-    translations(&mut desired, config, machine, sysctls, owned);
+    translations(
+        &mut desired,
+        rules.as_mut(),
+        config,
+        machine,
+        sysctls,
+        owned,
+    );
+    desired.picture.netfilter = rules.filter(|rules| !rules.interfaces.is_empty());
     desired
+}
+
+/// What eBPF needs of an interface.
+fn programs(
+    picture: &mut Picture,
+    machine: &Machine,
+    owned: &Owned,
+    link: &Link,
+    entry: &Entry,
+    xdp: bool,
+) {
+    if xdp {
+        picture.xdp.insert(link.ifindex);
+    }
+    if !machine.clsact.contains(&link.ifindex) || owned.clsact.contains(&link.ifindex) {
+        picture.clsact.insert(link.ifindex);
+    }
+    picture.interfaces.insert(
+        link.ifindex,
+        Interface {
+            ifindex: link.ifindex,
+            address: entry.address.into(),
+            mac: Mac::from_octets(entry.mac.0),
+            flags: flags(link, machine, xdp, entry.gateway.is_some()),
+        },
+    );
+}
+
+fn router_interface(link: &Link, entry: &Entry) -> RouterInterface {
+    RouterInterface {
+        ifindex: link.ifindex,
+        name: link.name.clone(),
+        address: entry.address,
+        prefix: entry.prefix,
+        uplink: entry.gateway.is_some(),
+    }
+}
+
+/// What the options mean to conntrack, and which of them mean nothing to it.
+fn tune(desired: &mut Desired, options: &Options, sysctls: &Sysctls, owned: &Owned) {
+    for (name, value) in tuning::wanted(options) {
+        let now = sysctls.conntrack.get(&name).copied();
+        // Before its first rule conntrack may not be there, and then all of it comes at once.
+        let may_come = sysctls.conntrack_capacity.is_none();
+        let is_ours = owned.tuning.contains_key(&name);
+        if now.map_or(may_come, |now| {
+            is_ours || !tuning::serves(&name, now, value)
+        }) {
+            desired.picture.tuning.insert(name, value);
+        }
+    }
+    let default = Options::of_sessions(options.sessions);
+    let mut not_done = |option: &str, instead: &str| {
+        desired.warnings.push(format!(
+            "options.{option} means nothing to iptables: {instead}"
+        ));
+    };
+    if options.sessions_per_host != default.sessions_per_host {
+        not_done(
+            "sessions_per_host",
+            "a host may use the whole table of connections",
+        );
+    }
+    if options.half_open_per_host != default.half_open_per_host {
+        not_done(
+            "half_open_per_host",
+            "a host may use the whole table of connections",
+        );
+    }
+    if options.filtering == Filtering::EndpointIndependent {
+        not_done("filtering", "only who was spoken to gets in");
+    }
+    let capacity = sysctls.conntrack_capacity;
+    if let Some(capacity) = capacity.filter(|it| *it < u64::from(options.sessions))
+        && !desired.picture.tuning.contains_key("max")
+    {
+        desired.warnings.push(format!(
+            "options.sessions asks for {}, but the machine's table of connections takes {capacity} and cannot be changed from this \
+             network namespace: set net.netfilter.nf_conntrack_max on the machine",
+            options.sessions
+        ));
+    }
 }
 
 /// The ports that sessions are given.
@@ -150,6 +269,7 @@ fn want_address(picture: &mut Picture, machine: &Machine, owned: &Owned, on_link
 
 fn translations(
     desired: &mut Desired,
+    rules: Option<&mut RuleSet>,
     config: &Config,
     machine: &Machine,
     sysctls: &Sysctls,
@@ -174,6 +294,46 @@ fn translations(
         }
         return;
     };
+    match rules {
+        Some(rules) => in_rules(desired, rules, config),
+        None => in_tables(desired, config, sysctls, own),
+    }
+    let outside = config
+        .eips
+        .iter()
+        .map(|pair| pair.eip)
+        .chain(config.forwards.iter().map(|forward| forward.eip))
+        .chain(config.options.masquerade_pool.iter().copied());
+    for address in outside.filter(|address| *address != own) {
+        want_address(
+            &mut desired.picture,
+            machine,
+            owned,
+            OnLink {
+                ifindex,
+                address,
+                prefix: 32,
+            },
+        );
+    }
+}
+
+/// The translations as iptables has them.
+fn in_rules(desired: &mut Desired, rules: &mut RuleSet, config: &Config) {
+    rules.eips = config.eips.iter().map(|pair| (pair.eip, pair.vm)).collect();
+    let eips: HashSet<Ipv4Addr> = config.eips.iter().map(|pair| pair.eip).collect();
+    // A 1:1 mapping takes all ports.
+    let forwards = config.forwards.iter();
+    rules.forwards = forwards
+        .filter(|forward| !eips.contains(&forward.eip))
+        .cloned()
+        .collect();
+    rules.pool.clone_from(&config.options.masquerade_pool);
+    desired.forwards = rules.forwards.len();
+}
+
+/// The translations as the programs' tables have them.
+fn in_tables(desired: &mut Desired, config: &Config, sysctls: &Sysctls, own: Ipv4Addr) {
     let picture = &mut desired.picture;
     let settings = config.options.settings(Some(own), sysctls.own_ports);
     picture.settings = Some(settings);
@@ -229,24 +389,6 @@ fn translations(
         role(picture, eip, &|entry| entry.flags |= AddressEntry::FORWARDS);
         picture.forwards.extend(prefixes(forward, number));
         desired.forwards += 1;
-    }
-    let outside = config
-        .eips
-        .iter()
-        .map(|pair| pair.eip)
-        .chain(config.forwards.iter().map(|forward| forward.eip))
-        .chain(pool.iter().copied());
-    for address in outside.filter(|address| *address != own) {
-        want_address(
-            picture,
-            machine,
-            owned,
-            OnLink {
-                ifindex,
-                address,
-                prefix: 32,
-            },
-        );
     }
 }
 
@@ -321,8 +463,6 @@ fn refuse_colliding_slots(desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
-
     use crate::{
         config::{self, Forward},
         forwards::ranges,
@@ -366,6 +506,7 @@ mod tests {
             forwarding: true,
             own_ports: [0x80, 0x8f],
             reserved: Some(Ports::default()),
+            ..Sysctls::default()
         }
     }
 
@@ -376,6 +517,7 @@ mod tests {
             &sysctls(),
             &Owned::default(),
             Backend::Auto,
+            None,
             &BTreeMap::new(),
         )
     }
@@ -561,6 +703,7 @@ mod tests {
             &sysctls(),
             &owned,
             Backend::Auto,
+            None,
             &BTreeMap::new(),
         )
         .picture;
@@ -618,6 +761,7 @@ mod tests {
                 &sysctls(),
                 &Owned::default(),
                 backend,
+                None,
                 &refused,
             )
             .picture
@@ -645,6 +789,7 @@ mod tests {
                 &sysctls(),
                 &Owned::default(),
                 Backend::Xdp,
+                None,
                 &BTreeMap::new(),
             )
             .picture

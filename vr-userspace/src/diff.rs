@@ -12,6 +12,7 @@ use vr_common::{
 
 use crate::{
     forwards::{Prefix, ranges},
+    netfilter::{RuleSet, Table},
     picture::Picture,
     ports::Ports,
     state::{DefaultRoute, OnLink},
@@ -58,6 +59,23 @@ pub struct Diff {
     pub remove_routes: Vec<DefaultRoute>,
     /// Forwarding to turn on or off.
     pub forwarding: Option<bool>,
+    /// iptables rules to put in the place of others.
+    pub netfilter: Option<Replacement>,
+    /// Settings of conntrack to change.
+    pub tune: Vec<(String, u64)>,
+    /// Settings of conntrack to give their old values again.
+    pub untune: Vec<String>,
+}
+
+/// iptables rules in the place of others. A table is replaced as one, whatever differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replacement {
+    /// Those that are there.
+    pub from: Option<RuleSet>,
+    /// Whether others are, too.
+    pub strange: bool,
+    /// Those that are to be.
+    pub to: Option<RuleSet>,
 }
 
 /// The changes that lead from `from` to `to`.
@@ -89,6 +107,23 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
         add_routes: missing(&to.routes, &from.routes),
         remove_routes: missing(&from.routes, &to.routes),
         forwarding: (from.forwarding != to.forwarding).then_some(to.forwarding),
+        netfilter: (from.netfilter != to.netfilter || from.strange_rules).then(|| Replacement {
+            from: from.netfilter.clone(),
+            strange: from.strange_rules,
+            to: to.netfilter.clone(),
+        }),
+        tune: to
+            .tuning
+            .iter()
+            .filter(|(name, value)| from.tuning.get(*name) != Some(value))
+            .map(|(name, value)| (name.clone(), *value))
+            .collect(),
+        untune: from
+            .tuning
+            .keys()
+            .filter(|name| !to.tuning.contains_key(*name))
+            .cloned()
+            .collect(),
     }
 }
 
@@ -139,6 +174,17 @@ impl Diff {
             Some(ports) if ports.is_empty() => say(format_args!("- reserved ports")),
             Some(ports) => say(format_args!("+ reserve ports {ports} for sessions")),
             None => {}
+        }
+        for line in self.netfilter.iter().flat_map(Replacement::lines) {
+            say(format_args!("{line}"));
+        }
+        for (name, value) in &self.tune {
+            say(format_args!(
+                "+ net.netfilter.nf_conntrack_{name} = {value}"
+            ));
+        }
+        for name in &self.untune {
+            say(format_args!("- net.netfilter.nf_conntrack_{name}"));
         }
         for range in ranges(&self.set_forwards) {
             say(format_args!("+ forward {range}"));
@@ -231,6 +277,37 @@ impl Diff {
     }
 }
 
+impl Replacement {
+    /// The rules that come and go; what stays as it is, is not said.
+    fn lines(&self) -> Vec<String> {
+        let lines = |rules: &Option<RuleSet>| -> Vec<(String, String)> {
+            rules.as_ref().map_or_else(Vec::new, |rules| {
+                let tables = rules.tables();
+                let lines = tables.iter().flat_map(Table::lines);
+                lines
+                    .map(|line| (rules.variant.to_string(), line))
+                    .collect()
+            })
+        };
+        let (before, after) = (lines(&self.from), lines(&self.to));
+        let missing = |sign: char, these: &[(String, String)], those: &[(String, String)]| {
+            let those: BTreeSet<_> = those.iter().collect();
+            let new = these.iter().filter(|line| !those.contains(line));
+            new.map(|(variant, line)| format!("{sign} iptables ({variant}) {line}"))
+                .collect::<Vec<_>>()
+        };
+        let mut all = missing('+', &after, &before);
+        all.extend(missing('-', &before, &after));
+        if self.strange {
+            all.push(
+                "- iptables: what is in the chains KYLIN-VR-… and is not as it was loaded"
+                    .to_owned(),
+            );
+        }
+        all
+    }
+}
+
 /// The settings that people look for first.
 struct Summary<'a>(&'a Settings);
 
@@ -278,7 +355,7 @@ mod tests {
         })
     }
 
-    /// Rules, of which a later one that overlaps an earlier one is left out, as a file with both is refused.
+    /// RuleSet, of which a later one that overlaps an earlier one is left out, as a file with both is refused.
     fn forwards() -> impl Strategy<Value = Vec<Forward>> {
         proptest::collection::vec(forward(), 0..6).prop_map(|rules| {
             let mut apart: Vec<Forward> = Vec::new();

@@ -7,6 +7,7 @@
 /// | `frags` | XDP on frames of several buffers | 5.18 |
 /// | `netdev` | asking who accepts redirected frames | 6.3 |
 /// | `batch` | map updates in batches | 5.6 |
+/// | `iptables` | its programs | |
 #[must_use]
 pub fn without(feature: &str) -> bool {
     std::env::var("KYLIN_VR_WITHOUT")

@@ -24,6 +24,7 @@ pub mod forwards;
 pub mod instance;
 pub mod lock;
 pub mod netdev;
+pub mod netfilter;
 pub mod netlink;
 pub mod observed;
 pub mod picture;

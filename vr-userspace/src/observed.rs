@@ -4,11 +4,11 @@ use anyhow::Result;
 use vr_common::outcome::Hook;
 
 use crate::{
-    ebpf::Generation, netlink::Machine, picture::Picture, ports::Ports, state::State,
-    sysctl::Sysctls,
+    ebpf::Generation, netfilter::Plane, netlink::Machine, picture::Picture, ports::Ports,
+    state::State, sysctl::Sysctls,
 };
 
-/// Reads the tables of a generation, and picks out of the machine's addresses, routes and settings those that are recorded as the
+/// Reads the tables of a generation and what `plane` says of the iptables rules, and picks out of the machine's addresses, routes and settings those that are recorded as the
 /// router's own *and* still there.
 ///
 /// # Errors
@@ -18,6 +18,7 @@ pub fn observed(
     sysctls: &Sysctls,
     state: &State,
     generation: Option<&Generation>,
+    plane: &Plane,
 ) -> Result<Picture> {
     let tables = generation.map(tables).transpose()?.unwrap_or_default();
     let ours = |program: u32| {
@@ -27,7 +28,17 @@ pub fn observed(
             .any(|generation| generation.program_id(Hook::Xdp) == program)
     };
     let owned = &state.owned;
+    let rules = plane.rules(&state.netfilter);
+    let tuned = owned.tuning.iter();
     Ok(Picture {
+        netfilter: rules.cloned(),
+        strange_rules: rules.is_none() && !plane.is_empty(),
+        tuning: tuned
+            .filter_map(|(name, tuned)| {
+                let now = sysctls.conntrack.get(name)?;
+                tuned.ours.contains(now).then(|| (name.clone(), *now))
+            })
+            .collect(),
         xdp: machine
             .links
             .values()

@@ -10,6 +10,7 @@ use vr_common::{
 
 use crate::{
     forwards::Forwards,
+    netfilter::{RuleSet, tuning},
     ports::Ports,
     state::{DefaultRoute, OnLink},
 };
@@ -41,6 +42,12 @@ pub struct Picture {
     pub forwarding: bool,
     /// Ports that the kernel is kept from using itself.
     pub reserved: Ports,
+    /// The iptables rules; `None` where eBPF does the work.
+    pub netfilter: Option<RuleSet>,
+    /// Whether there are iptables rules of ours besides, or in their place: left half-way, or changed by somebody else.
+    pub strange_rules: bool,
+    /// Settings of conntrack that were changed, and to what.
+    pub tuning: tuning::Settings,
 }
 
 impl Picture {

@@ -141,6 +141,7 @@ pub fn may_end_flows(before: &Picture, changes: &Diff) -> bool {
         .as_ref()
         .is_some_and(|settings| before.settings.as_ref().map(by) != Some(by(settings)));
     moved
+        || changes.netfilter.is_some()
         || !changes.set_forwards.is_empty()
         || !changes.remove_forwards.is_empty()
         || changes.set_entries.iter().any(changed)

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation, ports::Ports, trust};
+use crate::{config::MacAddr, ebpf::Generation, netfilter::Loaded, ports::Ports, trust};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,6 +61,17 @@ pub struct Owned {
     pub forwarding: bool,
     /// What was made of net.ipv4.ip_local_reserved_ports.
     pub reserved: Option<Reserved>,
+    /// Settings of conntrack that were changed.
+    pub tuning: BTreeMap<String, Tuned>,
+}
+
+/// A setting that has another value than before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// What it was; `None` if nobody could tell, because conntrack was not there yet.
+    pub before: Option<u64>,
+    /// What it was made, or is about to be; two while one follows the other.
+    pub ours: Vec<u64>,
 }
 
 /// A list of ports that has others' in it and the router's own.
@@ -124,6 +135,8 @@ pub struct State {
     pub owned: Owned,
     /// The programs and maps in use, the newest last; two while one is being replaced by the next.
     pub generations: Vec<Generation>,
+    /// The iptables rules that are there, the newest last; two while one is being replaced by the next.
+    pub netfilter: Vec<Loaded>,
     /// The MACs of the interfaces that `owned` and `refused` speak of.
     pub identities: Identities,
     /// Interfaces that refused native XDP.

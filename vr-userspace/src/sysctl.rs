@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use vr_common::session::record::Settings;
 
-use crate::ports::Ports;
+use crate::{netfilter::tuning, ports::Ports};
 
 /// The settings that matter to the router, as they are.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,10 @@ pub struct Sysctls {
     pub own_ports: [u8; 2],
     /// The ports that the kernel gives nobody who does not ask for them; `None` where that cannot be set.
     pub reserved: Option<Ports>,
+    /// Settings of conntrack that can be changed here, as they are.
+    pub conntrack: tuning::Settings,
+    /// How many connections it takes; `None` before it is there.
+    pub conntrack_capacity: Option<u64>,
 }
 
 impl Sysctls {
@@ -34,6 +38,8 @@ impl Sysctls {
                 .and_then(|text| own_ports(&text))
                 .unwrap_or(Settings::DEFAULT.own_ports),
             reserved: reserved(),
+            conntrack: tuning::read(),
+            conntrack_capacity: tuning::capacity(),
         })
     }
 }

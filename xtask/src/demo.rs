@@ -25,7 +25,7 @@ pub enum Backend {
     Tc,
     /// The iptables rules.
     Iptables,
-    /// Both of the eBPF ones, one after the other.
+    /// All three, one after the other.
     All,
 }
 
@@ -35,7 +35,7 @@ impl Backend {
             Backend::Xdp => &["xdp"],
             Backend::Tc => &["tc"],
             Backend::Iptables => &["iptables"],
-            Backend::All => &["xdp", "tc"],
+            Backend::All => &["xdp", "tc", "iptables"],
         }
     }
 }
@@ -82,6 +82,9 @@ pub fn run(backend: Backend) -> Result<()> {
         println!("examples/{file}\n{}\n", table::of(lines));
     }
     for (backend, packets) in packets {
+        if packets.is_empty() {
+            continue;
+        }
         println!("What the programs did with --backend {backend}:");
         packets.iter().for_each(|line| println!("  {line}"));
     }
@@ -92,6 +95,8 @@ pub fn run(backend: Backend) -> Result<()> {
 /// Returns the router's count of packets.
 fn show(backend: &'static str, examples: &mut [Example]) -> Result<Vec<String>> {
     let lab = Lab::new()?;
+    // By default the kernel says only so many errors a second to one host.
+    lab.router.sysctl("ipv4.icmp_ratelimit", "0")?;
     let before = lab.router.inventory()?;
     for Example { file, lines } in &mut *examples {
         heading(&format!("{backend}: {file}"));

@@ -29,6 +29,15 @@ pub const BUILD: &[Need] = &[
         program: "tc",
         packages: "iproute2",
     },
+    // The second data plane, in both its variants.
+    Need {
+        program: "iptables-nft-restore",
+        packages: "iptables",
+    },
+    Need {
+        program: "iptables-legacy-restore",
+        packages: "iptables",
+    },
 ];
 
 /// What booting kernels in virtual machines needs beyond that. Whatever is only copied into the machine

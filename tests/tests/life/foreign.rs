@@ -1,7 +1,6 @@
 //! What others have set up on the machine is there before, during and after.
 
 use anyhow::{Result, ensure};
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::inventory::without_numbers;
 use vr_tests::lab::{
@@ -10,6 +9,7 @@ use vr_tests::lab::{
 use vr_tests::link::Via;
 use vr_tests::ping::ping;
 use vr_tests::require_root;
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{expect_eip, expect_working, same, unload_to};
 
@@ -21,9 +21,13 @@ each_backend!(
     our_default_route_set_by_somebody_else_is_theirs,
     a_link_that_was_up_stays_up,
     forwarding_that_was_on_stays_on,
-    a_qdisc_and_filter_of_somebody_elses_stay,
     addresses_taken_away_by_hand_come_back,
+);
+
+// What hangs on interfaces; of rules see `netfilter.rs`.
+each_ebpf_backend!(
     programs_taken_away_by_hand_come_back,
+    a_qdisc_and_filter_of_somebody_elses_stay,
 );
 
 fn addresses_that_were_there_before_stay(backend: &str) -> Result<()> {

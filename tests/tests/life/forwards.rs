@@ -3,20 +3,21 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
     EIP1, FORWARDED, INSIDE_MAC, Lab, LabOptions, UPLINK, UPLINK_MAC, UPLINK_NIC, VM1, VM2,
 };
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{expect_working, same, unload_to};
 
-each_backend!(
+each_backend!(forwards_wait_for_an_uplink, a_pool_is_on_the_uplink,);
+
+// The programs' tables, and the ports that they need for themselves; of rules see `netfilter.rs`.
+each_ebpf_backend!(
+    a_thousand_forwards_make_the_trie_grow,
     forwards_come_and_change_and_go,
     forwards_without_what_newer_kernels_have,
-    forwards_wait_for_an_uplink,
-    a_thousand_forwards_make_the_trie_grow,
-    a_pool_is_on_the_uplink,
     ports_are_reserved_and_given_back,
     others_reserved_ports_stay,
     another_number_of_sessions_makes_other_maps,

@@ -5,6 +5,7 @@ mod basics;
 mod flows;
 mod foreign;
 mod forwards;
+mod netfilter;
 mod nics;
 mod rules;
 

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context, Result, ensure};
 use vr_tests::capture::{Capture, send_frame};
 use vr_tests::checksum::check_checksums;
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
     CLIENT1, CLIENT2, EIP1, EIP2, EIP3, INSIDE, INSIDE_MAC, Lab, NIC, UPLINK, UPLINK_MAC, VM1, VM2,
@@ -16,17 +15,23 @@ use vr_tests::packet::Packet;
 use vr_tests::ping::{Answer, Ping};
 use vr_tests::socket::UdpClient;
 use vr_tests::view::{ICMP, View};
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{SENDER_MAC, bytes, crosses, loaded, number, tcp, udp};
 
 each_backend!(
     errors_of_hosts_come_back_with_a_quote_of_what_was_sent,
+    a_packet_whose_ttl_ends_at_the_router_brings_an_error_about_itself,
+);
+
+// conntrack places an error by the flow that it quotes, which it must have seen begin, as in `translations/errors.rs`. The error has
+// the flow's address then, whoever sends it.
+each_ebpf_backend!(
     errors_from_outside_are_about_what_the_vm_sent,
     errors_from_inside_are_about_what_the_client_sent,
     errors_of_routers_on_the_way_come_from_their_own_address,
     a_quote_that_is_none_of_the_vms_stays,
     errors_in_fragments_and_with_options,
-    a_packet_whose_ttl_ends_at_the_router_brings_an_error_about_itself,
 );
 
 /// A quoted packet, from somebody to somebody.
@@ -268,7 +273,11 @@ fn expires(host: &Netns, mac: Mac, packet: Packet, by: &[Ipv4Addr]) -> Result<()
 
 fn a_packet_whose_ttl_ends_at_the_router_brings_an_error_about_itself(backend: &str) -> Result<()> {
     let lab = loaded(backend)?;
-    for (_, quoted) in QUOTED {
+    for (name, quoted) in QUOTED {
+        // conntrack waits for the rest of a fragment; and this GRE is none, which it takes for invalid.
+        if backend == "iptables" && ["first fragment", "gre"].contains(&name) {
+            continue;
+        }
         // The kernel answers from any of its addresses there.
         let from_outside = quoted(CLIENT2, EIP1);
         expires(
@@ -276,7 +285,8 @@ fn a_packet_whose_ttl_ends_at_the_router_brings_an_error_about_itself(backend: &
             UPLINK_MAC,
             from_outside,
             &[UPLINK, EIP1, EIP2, EIP3],
-        )?;
+        )
+        .context(name)?;
         expires(&lab.vm1, INSIDE_MAC, quoted(VM1, CLIENT2), &[INSIDE])?;
     }
     let answer = Ping::new(EIP1).ttl(1).send(&lab.client1)?;

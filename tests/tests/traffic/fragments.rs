@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 use vr_tests::capture::{Capture, send_frames};
-use vr_tests::each_backend;
+use vr_tests::each_ebpf_backend;
 use vr_tests::lab::{Lab, NIC};
 use vr_tests::packet::{Packet, describe, fragments};
 
@@ -12,7 +12,8 @@ use super::{
     Crossing, SENDER_MAC, both_ways, bytes, loaded, number, router_mac, tcp, udp, unpadded, within,
 };
 
-each_backend!(
+// conntrack puts datagrams together and cuts them up again; see `translations/fragments.rs`.
+each_ebpf_backend!(
     fragments_in_order,
     fragments_out_of_order,
     a_tcp_header_cut_to_pieces,

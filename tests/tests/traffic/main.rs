@@ -66,6 +66,13 @@ fn program_of(backend: &str) -> &'static str {
     }
 }
 
+/// How many packets ended as `outcome` in the program that does the work; `None` with netfilter, which counts flows by rule.
+fn counted(lab: &Lab, backend: &str, outcome: &str) -> Result<Option<u64>> {
+    (backend != "iptables")
+        .then(|| lab.counter(program_of(backend), outcome))
+        .transpose()
+}
+
 /// The router's MAC on the link of a host.
 fn router_mac(lab: &Lab, host: &Netns) -> Mac {
     lab.router_mac(host)

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use vr_tests::beyond::Beyond;
 use vr_tests::capture::{Capture, send_frame};
 use vr_tests::checksum::check_checksums;
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
     CLIENT1, CLIENT2, EIP1, EIP2, INSIDE, INSIDE_NIC, Lab, NIC, UPLINK, UPLINK_NIC, VM1, VM2,
@@ -15,6 +14,7 @@ use vr_tests::link::Via;
 use vr_tests::netns::Netns;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
 use vr_tests::view::{ICMP, View};
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{PORT, SENDER_MAC, Watch, bytes, loaded_in, number, router_mac, tcp, udp};
 
@@ -23,8 +23,10 @@ each_backend!(
     a_smaller_mtu_outside_is_told_to_the_vm,
     the_router_fragments_what_may_be_fragmented,
     a_link_far_outside_is_told_to_the_vm,
-    a_link_behind_a_vm_is_told_to_the_client,
 );
+
+// The error has the EIP's address with netfilter, not that of the router that says so.
+each_ebpf_backend!(a_link_behind_a_vm_is_told_to_the_client,);
 
 const SMALL: u32 = 1300;
 

@@ -13,7 +13,7 @@ use vr_tests::packet::{Packet, describe};
 use vr_tests::require_root;
 use vr_tests::view::View;
 
-use super::{SENDER_MAC, SILENCE, both_ways, bytes, loaded, number, program_of, udp};
+use super::{SENDER_MAC, SILENCE, both_ways, bytes, counted, loaded, number, udp};
 
 each_backend!(
     frames_for_another_mac_are_not_forwarded,
@@ -46,14 +46,14 @@ fn comes_out(lab: &Lab, frames: &[Vec<u8>]) -> Result<Vec<String>> {
 
 /// Sends frames from outside that must not come out inside, and checks that each was counted as `outcome`.
 fn vanish(lab: &Lab, backend: &str, frames: &[Vec<u8>], outcome: &str) -> Result<()> {
-    let program = program_of(backend);
-    let before = lab.counter(program, outcome)?;
+    let before = counted(lab, backend, outcome)?;
     let seen = comes_out(lab, frames)?;
     ensure!(seen.is_empty(), "{seen:?} came out");
-    let counted = lab.counter(program, outcome)? - before;
+    let after = counted(lab, backend, outcome)?;
+    let count = after.zip(before).map(|(after, before)| after - before);
     ensure!(
-        counted >= frames.len() as u64,
-        "{program} counted only {counted} of {} as {outcome}: {:#}",
+        count.is_none_or(|count| count >= frames.len() as u64),
+        "{backend} counted only {count:?} of {} as {outcome}: {:#}",
         frames.len(),
         lab.status()?["counters"]
     );

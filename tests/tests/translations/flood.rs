@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{CLIENT1, EIP1, FORWARDED, Lab, UPLINK, VM1, VM2};
 use vr_tests::packet::{Packet, flags};
@@ -17,12 +16,15 @@ use vr_tests::phantom::Phantom;
 use vr_tests::root::full;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient};
 use vr_tests::view::{UDP, View};
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{PORT, at, everything, loaded};
 
-each_backend!(
+each_backend!(a_flood_breaks_no_connection,);
+
+// Of netfilter the number of flows is the machine's, not the file's, and it gives up before all ports are taken. The last one would take long.
+each_ebpf_backend!(
     many_flows_to_one_server_are_told_apart,
-    a_flood_breaks_no_connection,
     scale_sixty_thousand_flows_to_one_server,
     scale_a_flood_of_all_ports_breaks_no_connection,
 );

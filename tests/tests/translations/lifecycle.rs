@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use vr_tests::capture::Capture;
-use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{
     CLIENT1, CLIENT2, EIP2, EIP3, FORWARDED, Lab, NIC, UPLINK, UPLINK_NIC, VM1, VM2, VM3,
@@ -14,12 +13,12 @@ use vr_tests::packet::flags;
 use vr_tests::probe::Probe;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpClient, UdpEcho};
 use vr_tests::view::View;
+use vr_tests::{each_backend, each_ebpf_backend};
 
 use super::{PORT, SILENCE, at, everything, loaded};
 
 each_backend!(
     sessions_survive_loads,
-    sessions_survive_switching_the_backend,
     a_removed_forward_ends_its_flows_at_once,
     a_moved_forward_ends_its_flows_and_its_new_vm_sees_none_of_them,
     another_uplink_address_ends_masqueraded_flows,
@@ -27,6 +26,9 @@ each_backend!(
     a_vm_that_gets_an_eip_keeps_its_flows,
     unload_leaves_nothing_of_live_sessions,
 );
+
+// From eBPF to netfilter and back flows that are remembered begin anew: `flows_stay_when_the_backend_is_switched` has those that are not.
+each_ebpf_backend!(sessions_survive_switching_the_backend,);
 
 /// A connection, and datagrams that never cease, through each of the translations.
 struct Flows {

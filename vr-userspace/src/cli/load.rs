@@ -2,85 +2,26 @@
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use anyhow::{Result, bail};
-use vr_common::layout::Interface;
+use anyhow::{Result, anyhow};
 
+pub use super::situation::Situation;
+use super::situation::suspect;
 use crate::{
-    apply::{Apply, prepare},
-    config::Config,
-    desired::{Backend, Desired, Port, desired},
+    apply::{Apply, NoEbpf, prepare},
+    config::{Config, Forward},
+    desired::{Backend, Port},
     diff::diff,
-    ebpf::Generation,
     instance::Instance,
     lock::Lock,
+    netfilter::{Loaded, Plane},
     netlink::{Link, Machine, Netlink},
     observed::observed,
     picture::Picture,
     ports::Ports,
-    rules,
     sessions::may_end_flows,
-    state::{Failure, Owned, State, now},
+    state::{Failure, Owned, State, Tuned, now},
     sysctl::Sysctls,
 };
-
-/// Everything that is known before anything is changed.
-pub struct Situation {
-    pub state: State,
-    /// The generation whose tables were read. Another one may be the newest the next moment, if this one is just going.
-    generation: Option<Generation>,
-    pub machine: Machine,
-    pub observed: Picture,
-    /// The ports that others have reserved.
-    pub others_ports: Ports,
-    sysctls: Sysctls,
-}
-
-impl Situation {
-    /// Reads the machine; the record is freed of what has gone with its NIC.
-    pub async fn read(netlink: &Netlink, mut state: State) -> Result<Self> {
-        let machine = netlink.read().await?;
-        state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
-        let sysctls = Sysctls::read()?;
-        let generation = state.generation().cloned();
-        let observed = observed(&machine, &sysctls, &state, generation.as_ref())?;
-        let reserved = sysctls.reserved.clone().unwrap_or_default();
-        let others_ports = match &state.owned.reserved {
-            Some(record) => record.others(&reserved),
-            None => reserved,
-        };
-        Ok(Self {
-            state,
-            generation,
-            machine,
-            observed,
-            others_ports,
-            sysctls,
-        })
-    }
-
-    pub fn desired(&self, config: &Config, backend: Backend) -> Result<Desired> {
-        let mut desired = desired(
-            config,
-            &self.machine,
-            &self.sysctls,
-            &self.state.owned,
-            backend,
-            &self.state.refused,
-        );
-        if let Some(why) = desired.impossible.first() {
-            bail!("{why}");
-        }
-        rules::number(&mut desired.picture, &self.observed);
-        Ok(desired)
-    }
-
-    pub fn name(&self, ifindex: u32) -> String {
-        self.machine.links.get(&ifindex).map_or_else(
-            || format!("interface {ifindex} (gone)"),
-            |link| link.name.clone(),
-        )
-    }
-}
 
 pub async fn run(
     instance: &Instance,
@@ -91,24 +32,14 @@ pub async fn run(
     // Before the lock: a wrong file is to be an error at once, for any user, and to touch nothing.
     let version = version(path);
     let mut config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
-    refuse_iptables(backend)?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
     // And again if it was written meanwhile: whoever held the lock may have loaded the newer one.
     if self::version(path) != version {
         config = super::read(path)?;
     }
-    if Sysctls::read()?.reserved.is_none() {
-        eprintln!(
-            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
-        );
-    }
     let netlink = Netlink::open()?;
-    let raised = pass(instance, &netlink, &config, path, backend).await?;
-    if raised {
-        // What an interface can do is not known for sure before it is up: look again.
-        pass(instance, &netlink, &config, path, backend).await?;
-    }
+    reconcile(instance, &netlink, &config, path, backend).await?;
     report(
         &State::read(&instance.state_file())?,
         &netlink.links().await?,
@@ -145,96 +76,209 @@ fn note_failure(instance: &Instance, error: &anyhow::Error) {
     }
 }
 
-/// Reads the machine, and makes it be what the file says, all or nothing. Returns whether an interface was set up for it.
-async fn pass(
+/// Makes the machine be what the file says, all or nothing, by eBPF or by iptables. The lock must be held. `path` is the file's, for
+/// `status`.
+///
+/// # Errors
+/// If it cannot be done; everything is as it was before then.
+pub async fn reconcile(
     instance: &Instance,
     netlink: &Netlink,
     config: &Config,
     path: &Path,
     backend: Backend,
-) -> Result<bool> {
-    let situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
-    let mut desired = situation.desired(config, backend)?;
-    let before = situation.state.clone();
-    let prepared = prepare(
-        situation.generation.as_ref(),
-        &before.generations,
-        &situation.observed,
-        &desired.picture,
-    )?;
-
-    // First the intention, so that whatever happens next, everything of ours is on record.
-    let mut state = before.clone();
-    let others_ports = &situation.others_ports;
-    record(&mut state.owned, &situation.observed, others_ports);
-    record(&mut state.owned, &desired.picture, others_ports);
-    identify(&mut state, &situation.machine);
-    let generation = prepared
-        .as_ref()
-        .map(|prepared| prepared.generation.clone());
-    state
-        .generations
-        .retain(|older| Some(older) != generation.as_ref());
-    state.generations.extend(generation.clone());
-    let changes = diff(&situation.observed, &desired.picture);
-    state.flows_to_end |= may_end_flows(&situation.observed, &changes);
-    state.write(&instance.state_file())?;
-
-    let apply = Apply {
+) -> Result<()> {
+    const ASKED: &str = "asked for";
+    let pass = Pass {
+        instance,
         netlink,
-        machine: &situation.machine,
-        others_ports,
-        flows_to_end: before.flows_to_end,
-        xdp_or_fail: backend == Backend::Xdp,
+        config,
+        path,
+        backend,
     };
-    match apply
-        .run(prepared, &situation.observed, &mut desired.picture)
-        .await
-    {
-        Ok(applied) => {
-            state.owned = Owned::default();
-            record(&mut state.owned, &desired.picture, others_ports);
-            state.flows_to_end = false;
-            state.generations = generation.into_iter().collect();
-            state.refused.extend(applied.refused);
-            state.refused.retain(|ifindex, _| {
-                desired.picture.interfaces.contains_key(ifindex)
-                    && !desired.picture.xdp.contains(ifindex)
-            });
-            state.chosen = desired
-                .ports
-                .iter()
-                .map(|port| (port.link.ifindex, why(port, &state)))
-                .collect();
-            state.pending = desired.pending;
-            state.forwards = desired.forwards;
-            (state.config, state.loaded_at, state.last_failure) =
-                (Some(std::path::absolute(path)?), Some(now()), None);
-            state.write(&instance.state_file())?;
-            Ok(desired.ports.iter().any(|port| !port.link.up))
+    if backend == Backend::Iptables {
+        return pass.run(Some(ASKED)).await.map(drop);
+    }
+    if Sysctls::read()?.reserved.is_none() {
+        eprintln!(
+            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
+        );
+    }
+    let raised = match pass.run(None).await {
+        Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
+            eprintln!("warning: {error:#}; iptables does the work, for the whole machine");
+            let why = format!("{error:#}");
+            let second = pass.run(Some(&why)).await;
+            return second
+                .map(drop)
+                .map_err(|second| anyhow!("{why}; nor does iptables do: {second:#}"));
         }
-        Err(error) => {
-            let back = roll_back(&apply, &state, &situation.observed).await;
-            let mut record = before;
-            record.generations = state.generations;
-            let message = match &back {
-                Ok(()) => format!("{error:#}; everything is as it was before"),
-                // What is left over stays on record, so that the next load can repair it.
-                Err(trouble) => {
-                    record.owned = state.owned;
-                    record.flows_to_end = state.flows_to_end;
-                    record.identities = state.identities;
-                    format!(
-                        "{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended"
-                    )
+        other => other?,
+    };
+    if raised {
+        // What an interface can do is not known for sure before it is up: look again.
+        pass.run(None).await?;
+    }
+    Ok(())
+}
+
+/// Whether it is eBPF as such that is not to be had. Programs that run already show that it is.
+fn may_fall_back(instance: &Instance, error: &anyhow::Error) -> Result<bool> {
+    let state = State::read(&instance.state_file())?;
+    Ok(error.is::<NoEbpf>() && state.generation().is_none())
+}
+
+/// What one attempt needs.
+struct Pass<'a> {
+    instance: &'a Instance,
+    netlink: &'a Netlink,
+    config: &'a Config,
+    path: &'a Path,
+    backend: Backend,
+}
+
+impl Pass<'_> {
+    /// Reads the machine, and makes it be what the file says, all or nothing: by eBPF, or by iptables for the reason given. Returns
+    /// whether an interface was set up for it.
+    async fn run(&self, iptables: Option<&str>) -> Result<bool> {
+        let Self {
+            instance,
+            netlink,
+            config,
+            path,
+            backend,
+        } = *self;
+        let mut situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
+        let netfilter = match iptables {
+            Some(why) => {
+                situation.suspect_hooks();
+                let shifts = (!config.forwards.iter().any(is_shifted)).then_some(true);
+                Some(situation.netfilter(why, shifts)?)
+            }
+            None => None,
+        };
+        let mut desired = situation.desired(config, backend, netfilter.as_ref())?;
+        for warning in &desired.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let before = situation.state.clone();
+        let prepared = prepare(
+            situation.generation.as_ref(),
+            &before.generations,
+            &situation.observed,
+            &desired.picture,
+        )?;
+
+        // Taken by somebody, or by an unload that was killed before it had ended their flows.
+        let rules_went = !before.netfilter.is_empty() && situation.observed.netfilter.is_none();
+
+        // First the intention, so that whatever happens next, everything of ours is on record.
+        let mut state = before.clone();
+        let others_ports = &situation.others_ports;
+        record(&mut state.owned, &situation.observed, others_ports);
+        record(&mut state.owned, &desired.picture, others_ports);
+        record_tuning(&mut state.owned, &desired.picture, &situation);
+        identify(&mut state, &situation.machine);
+        let generation = prepared
+            .as_ref()
+            .map(|prepared| prepared.generation.clone());
+        state
+            .generations
+            .retain(|older| Some(older) != generation.as_ref());
+        state.generations.extend(generation.clone());
+        let changes = diff(&situation.observed, &desired.picture);
+        state.flows_to_end |= may_end_flows(&situation.observed, &changes);
+        if changes.netfilter.is_some() {
+            let rules = desired.picture.netfilter.clone();
+            let fingerprint = None;
+            state
+                .netfilter
+                .extend(rules.map(|rules| Loaded { rules, fingerprint }));
+        }
+        state.write(&instance.state_file())?;
+
+        let apply = Apply {
+            netlink,
+            machine: &situation.machine,
+            others_ports,
+            flows_to_end: before.flows_to_end || rules_went,
+            xdp_or_fail: backend == Backend::Xdp,
+            plane: &situation.plane,
+            former: &before.netfilter,
+            tuned: &state.owned.tuning,
+        };
+        match apply
+            .run(prepared, &situation.observed, &mut desired.picture)
+            .await
+        {
+            Ok(applied) => {
+                let tuned = std::mem::take(&mut state.owned.tuning);
+                state.owned = Owned::default();
+                record(&mut state.owned, &desired.picture, others_ports);
+                for (name, ours) in &desired.picture.tuning {
+                    let before = tuned.get(name).and_then(|tuned| tuned.before);
+                    let ours = vec![*ours];
+                    state
+                        .owned
+                        .tuning
+                        .insert(name.clone(), Tuned { before, ours });
                 }
-            };
-            record.last_failure = Some(Failure {
-                at: now(),
-                message: message.clone(),
-            });
-            record.write(&instance.state_file())?;
-            bail!("{message}")
+                let fingerprint = applied.fingerprint.or_else(|| {
+                    let record = situation.plane.loaded(&before.netfilter)?;
+                    record.fingerprint
+                });
+                let rules = desired.picture.netfilter;
+                state.netfilter = rules
+                    .map(|rules| Loaded { rules, fingerprint })
+                    .into_iter()
+                    .collect();
+                state.flows_to_end = false;
+                state.generations = generation.into_iter().collect();
+                state.refused.extend(applied.refused);
+                state.refused.retain(|ifindex, _| {
+                    desired.picture.interfaces.contains_key(ifindex)
+                        && !desired.picture.xdp.contains(ifindex)
+                });
+                state.chosen = desired
+                    .ports
+                    .iter()
+                    .map(|port| (port.link.ifindex, why(port, &state)))
+                    .collect();
+                state.pending = desired.pending;
+                state.forwards = desired.forwards;
+                (state.config, state.loaded_at, state.last_failure) =
+                    (Some(std::path::absolute(path)?), Some(now()), None);
+                state.write(&instance.state_file())?;
+                Ok(desired.ports.iter().any(|port| !port.link.up))
+            }
+            Err(error) => {
+                let back = roll_back(&apply, &state, &situation.observed).await;
+                let mut record = before;
+                record.generations = state.generations;
+                let message = match &back {
+                    Ok(()) => format!("{error:#}; everything is as it was before"),
+                    // What is left over stays on record, so that the next load can repair it.
+                    Err(trouble) => {
+                        record.owned = state.owned;
+                        record.netfilter = state.netfilter;
+                        record.flows_to_end = state.flows_to_end;
+                        record.identities = state.identities;
+                        format!(
+                            "{error:#}; going back failed too: {trouble:#}; run load again when the cause is mended"
+                        )
+                    }
+                };
+                record.last_failure = Some(Failure {
+                    at: now(),
+                    message: message.clone(),
+                });
+                record.write(&instance.state_file())?;
+                // Whoever asked for `auto` has to know whether it is eBPF that failed.
+                match error.downcast::<NoEbpf>() {
+                    Ok(no_ebpf) if back.is_ok() => Err(no_ebpf.into()),
+                    _ => Err(anyhow!("{message}")),
+                }
+            }
         }
     }
 }
@@ -243,30 +287,29 @@ async fn pass(
 async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result<()> {
     let machine = apply.netlink.read().await?;
     let generation = state.generation();
-    let mut now = observed(&machine, &Sysctls::read()?, state, generation)?;
+    let plane = Plane::read(&state.netfilter)?;
+    let mut now = observed(&machine, &Sysctls::read()?, state, generation, &plane)?;
+    let mut before = before.clone();
+    if before.strange_rules {
+        // Nobody knows what they were; any are better than none.
+        (before.netfilter, before.strange_rules) = (now.netfilter.clone(), false);
+        now.strange_rules = false;
+    }
     // A step that failed half-way may have reached interfaces whose table was not read.
-    now.interfaces.extend(
-        state
-            .identities
-            .keys()
-            .filter(|ifindex| !before.interfaces.contains_key(ifindex))
-            .map(|ifindex| {
-                (
-                    *ifindex,
-                    Interface {
-                        ifindex: *ifindex,
-                        ..Interface::EMPTY
-                    },
-                )
-            }),
-    );
-    let prepared = prepare(generation, &state.generations, &now, before)?;
+    let reached = now.clone();
+    suspect(&mut now, state);
+    now.interfaces.retain(|ifindex, _| {
+        !before.interfaces.contains_key(ifindex) || reached.interfaces.contains_key(ifindex)
+    });
+    let prepared = prepare(generation, &state.generations, &now, &before)?;
     let apply = Apply {
         machine: &machine,
         xdp_or_fail: false,
+        plane: &plane,
+        former: &state.netfilter,
         ..*apply
     };
-    apply.run(prepared, &now, &mut before.clone()).await?;
+    apply.run(prepared, &now, &mut before).await?;
     Ok(())
 }
 
@@ -286,6 +329,20 @@ fn record(owned: &mut Owned, picture: &Picture, others_ports: &Ports) {
     }
 }
 
+/// Notes which settings of conntrack are about to be changed, and what they are now, if that is not ours already.
+fn record_tuning(owned: &mut Owned, picture: &Picture, situation: &Situation) {
+    for (name, ours) in &picture.tuning {
+        let is_ours = situation.observed.tuning.contains_key(name);
+        let tuned = owned.tuning.entry(name.clone()).or_default();
+        if !is_ours {
+            tuned.before = situation.sysctls.conntrack.get(name).copied();
+        }
+        if !tuned.ours.contains(ours) {
+            tuned.ours.push(*ours);
+        }
+    }
+}
+
 /// Notes which NIC each recorded index means.
 fn identify(state: &mut State, machine: &Machine) {
     state.identities = machine
@@ -295,11 +352,9 @@ fn identify(state: &mut State, machine: &Machine) {
         .collect();
 }
 
-pub fn refuse_iptables(backend: Backend) -> Result<()> {
-    if backend == Backend::Iptables {
-        bail!("--backend iptables is not part of this version; use auto, xdp or tc");
-    }
-    Ok(())
+/// Whether it is a range that goes to other ports, so that it matters whether one rule can do that.
+const fn is_shifted(forward: &Forward) -> bool {
+    forward.port != forward.end_port && forward.port != forward.vm_port
 }
 
 /// Why an interface has its backend: what it refused, or the rule.
@@ -316,11 +371,12 @@ fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
         let Some(link) = links.get(ifindex) else {
             continue;
         };
-        println!(
-            "{}: {} ({why})",
-            link.name,
-            if link.xdp.is_some() { "xdp" } else { "tc" }
-        );
+        let backend = match (state.netfilter.last(), link.xdp) {
+            (Some(loaded), _) => format!("iptables, {}", loaded.rules.variant),
+            (None, Some(_)) => "xdp".to_owned(),
+            (None, None) => "tc".to_owned(),
+        };
+        println!("{}: {backend} ({why})", link.name);
     }
     for pending in &state.pending {
         println!("pending: {pending}");

@@ -6,6 +6,7 @@ mod generate;
 mod load;
 mod plan;
 mod sessions;
+mod situation;
 mod status;
 mod trace;
 mod unload;

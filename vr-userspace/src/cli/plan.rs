@@ -5,14 +5,39 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::load;
-use crate::{desired::Backend, diff::diff, instance::Instance, netlink::Netlink, state::State};
+use crate::{
+    apply::NoEbpf, desired::Backend, diff::diff, instance::Instance, netlink::Netlink, state::State,
+};
 
 pub async fn run(instance: &Instance, config: &Path, backend: Backend) -> Result<()> {
     let config = super::read(config)?;
-    load::refuse_iptables(backend)?;
     let state = State::read(&instance.state_file())?;
     let situation = load::Situation::read(&Netlink::open()?, state).await?;
-    let desired = situation.desired(&config, backend)?;
+    let refused = match backend {
+        Backend::Auto if !situation.runs_ebpf() && nix::unistd::geteuid().is_root() => {
+            situation.try_ebpf(&config).err()
+        }
+        _ => None,
+    };
+    let netfilter = match (backend, refused) {
+        (Backend::Iptables, _) => Some(String::new()),
+        (_, Some(error)) => {
+            let error = error.downcast::<NoEbpf>()?;
+            eprintln!("warning: {error}; iptables would do the work");
+            Some(error.to_string())
+        }
+        _ => None,
+    };
+    // To ask iptables would make the kernel set up tables: with what is in use, or else with what all of today can do.
+    let used = situation.state.netfilter.last();
+    let shifts = used.is_none_or(|loaded| loaded.rules.shifts);
+    let netfilter = netfilter
+        .map(|why| situation.netfilter(&why, Some(shifts)))
+        .transpose()?;
+    let desired = situation.desired(&config, backend, netfilter.as_ref())?;
+    for warning in &desired.warnings {
+        eprintln!("warning: {warning}");
+    }
     let changes = diff(&situation.observed, &desired.picture);
     for line in changes.lines(|ifindex| situation.name(ifindex)) {
         println!("{line}");

@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 use vr_common::{
@@ -92,6 +92,13 @@ pub struct Arguments {
 pub fn run(instance: &Instance, arguments: &Arguments) -> Result<()> {
     super::require_root()?;
     let state = state::State::read(&instance.state_file())?;
+    if let Some(loaded) = state.netfilter.last() {
+        bail!(
+            "this router runs on iptables ({}), whose sessions are the kernel's connections: `conntrack -L` (package conntrack) or \
+             /proc/net/nf_conntrack shows them",
+            loaded.rules.variant
+        );
+    }
     let generation = state.generation().ok_or_else(|| {
         anyhow!(
             "nothing is loaded (router {}), so there are no sessions",

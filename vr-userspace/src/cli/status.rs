@@ -14,6 +14,7 @@ use vr_common::{
 use crate::{
     ebpf::Generation,
     instance::Instance,
+    netfilter::Plane,
     netlink::Netlink,
     observed::observed,
     picture::Picture,
@@ -33,6 +34,8 @@ struct Status {
     build: Option<String>,
     interfaces: Vec<InterfaceStatus>,
     eips: usize,
+    /// Whether somebody has changed the iptables rules.
+    strange_rules: bool,
     /// Rules of forwarded ports that are in force.
     forwards: usize,
     sessions: SessionStatus,
@@ -62,6 +65,8 @@ struct InterfaceStatus {
     address: String,
     mac: Option<String>,
     backend: &'static str,
+    /// Of iptables, which of the two: legacy or nft.
+    variant: Option<&'static str>,
     why: Option<String>,
     takes_redirect: bool,
 }
@@ -101,7 +106,9 @@ async fn read(instance: &Instance) -> Result<Status> {
     let state = State::read(&instance.state_file())?;
     let machine = Netlink::open()?.read().await?;
     let generation = state.generation();
-    let picture = observed(&machine, &Sysctls::read()?, &state, generation)?;
+    let plane = Plane::read(&state.netfilter)?;
+    let sysctls = Sysctls::read()?;
+    let picture = observed(&machine, &sysctls, &state, generation, &plane)?;
     let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
         .iter()
         .map(|hook| (hook.name(), BTreeMap::new()))
@@ -115,28 +122,55 @@ async fn read(instance: &Instance) -> Result<Status> {
         }
     }
     let rules = generation.map_or(Ok(Vec::new()), |generation| by_rule(generation, &picture))?;
-    let interfaces = picture
-        .interfaces
-        .values()
-        .map(|interface| {
-            let link = machine.links.get(&interface.ifindex);
-            let xdp = picture.xdp.contains(&interface.ifindex);
-            InterfaceStatus {
-                name: link.map_or_else(|| "(gone)".to_owned(), |link| link.name.clone()),
-                ifindex: interface.ifindex,
-                role: if interface.has(Interface::UPLINK) {
-                    "uplink"
-                } else {
-                    "inside"
-                },
-                address: interface.address.to_string(),
-                mac: link.and_then(|link| link.mac).map(|mac| mac.to_string()),
-                backend: if xdp { "xdp" } else { "tc" },
-                why: state.chosen.get(&interface.ifindex).cloned(),
-                takes_redirect: interface.has(Interface::TAKES_REDIRECT),
-            }
+    let name = |ifindex: u32| {
+        let link = machine.links.get(&ifindex);
+        link.map_or_else(|| "(gone)".to_owned(), |link| link.name.clone())
+    };
+    let mac = |ifindex: u32| {
+        let mac = machine.links.get(&ifindex).and_then(|link| link.mac);
+        mac.map(|mac| mac.to_string())
+    };
+    let of_rules = picture.netfilter.iter().flat_map(|rules| {
+        rules.interfaces.iter().map(|interface| InterfaceStatus {
+            name: name(interface.ifindex),
+            ifindex: interface.ifindex,
+            role: if interface.uplink { "uplink" } else { "inside" },
+            address: interface.address.to_string(),
+            mac: mac(interface.ifindex),
+            backend: "iptables",
+            variant: Some(rules.variant.name()),
+            why: state.chosen.get(&interface.ifindex).cloned(),
+            takes_redirect: false,
         })
-        .collect();
+    });
+    let of_programs = picture.interfaces.values().map(|interface| {
+        let xdp = picture.xdp.contains(&interface.ifindex);
+        InterfaceStatus {
+            name: name(interface.ifindex),
+            ifindex: interface.ifindex,
+            role: if interface.has(Interface::UPLINK) {
+                "uplink"
+            } else {
+                "inside"
+            },
+            address: interface.address.to_string(),
+            mac: mac(interface.ifindex),
+            backend: if xdp { "xdp" } else { "tc" },
+            variant: None,
+            why: state.chosen.get(&interface.ifindex).cloned(),
+            takes_redirect: interface.has(Interface::TAKES_REDIRECT),
+        }
+    });
+    let interfaces = of_rules.chain(of_programs).collect();
+    let eips = match &picture.netfilter {
+        Some(rules) => rules.eips.len(),
+        None => {
+            let entries = picture.entries.values();
+            entries.filter(|entry| !entry.vm.is_none()).count()
+        }
+    };
+    let tuned = picture.netfilter.is_some();
+    let capacity = sysctls.conntrack_capacity.filter(|_| tuned);
     Ok(Status {
         instance: instance.name().to_owned(),
         loaded: state.loaded_at.is_some(),
@@ -145,14 +179,11 @@ async fn read(instance: &Instance) -> Result<Status> {
         generation: generation.map(|generation| generation.number),
         build: generation.map(|generation| generation.build.clone()),
         interfaces,
-        eips: picture
-            .entries
-            .values()
-            .filter(|entry| !entry.vm.is_none())
-            .count(),
+        eips,
+        strange_rules: picture.strange_rules,
         forwards: state.forwards,
         sessions: SessionStatus {
-            capacity: picture.sessions,
+            capacity: capacity.map_or(picture.sessions, |it| it.try_into().unwrap_or(u32::MAX)),
         },
         pending: state.pending.clone(),
         last_failure: state.last_failure.clone(),
@@ -202,11 +233,19 @@ fn print(status: &Status) {
                 &interface.name,
                 interface.role,
                 &interface.address,
-                interface.backend,
+                &interface.variant.map_or_else(
+                    || interface.backend.to_owned(),
+                    |variant| format!("{} ({variant})", interface.backend),
+                ),
                 interface.why.as_deref().unwrap_or(""),
             ]);
         }
         println!("{table}");
+    }
+    if status.strange_rules {
+        println!(
+            "somebody has changed the router's iptables rules: run load again, which puts them back"
+        );
     }
     for pending in &status.pending {
         println!("pending: {pending}");

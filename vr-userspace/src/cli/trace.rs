@@ -29,7 +29,13 @@ pub async fn run(instance: &Instance, duration: Duration, patience: Duration) ->
     let quiet = situation
         .state
         .generation()
-        .ok_or_else(|| anyhow!("nothing is loaded, so there is nothing to trace"))?;
+        .ok_or_else(|| match situation.state.netfilter.is_empty() {
+            true => anyhow!("nothing is loaded, so there is nothing to trace"),
+            false => anyhow!(
+                "this router runs on iptables, which trace does not see: `conntrack -E` shows connections as they come and go, and \
+                 `iptables -t nat -vL` what each rule has matched"
+            ),
+        })?;
     let names = situation
         .machine
         .links

@@ -13,13 +13,18 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     super::require_root()?;
     let lock = Lock::take(&instance.lock_file(), patience)?;
     let netlink = Netlink::open()?;
-    let situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
+    let mut situation = Situation::read(&netlink, State::read(&instance.state_file())?).await?;
+    situation.suspect_hooks();
     let apply = Apply {
         netlink: &netlink,
         machine: &situation.machine,
         others_ports: &situation.others_ports,
-        flows_to_end: false,
+        // Killed in the middle of it, an unload has taken the rules, perhaps, and not yet the flows.
+        flows_to_end: !situation.state.netfilter.is_empty(),
         xdp_or_fail: false,
+        plane: &situation.plane,
+        former: &situation.state.netfilter,
+        tuned: &situation.state.owned.tuning,
     };
     apply
         .run(None, &situation.observed, &mut Picture::default())

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use vr_common::session::record::{POOL, Settings, ticks_of_seconds};
 use vr_common::wire::Addr;
 
@@ -71,7 +72,7 @@ pub struct Eip {
 }
 
 /// The protocols that ports can be forwarded of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -89,7 +90,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A range of ports of a public address that goes to a VM: `port + i` to `vm_port + i`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// The address that the outside speaks to.
     pub eip: Ipv4Addr,

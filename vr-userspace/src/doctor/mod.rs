@@ -155,6 +155,7 @@ impl Situation {
             &sysctls,
             &state.owned,
             Backend::Auto,
+            None,
             &state.refused,
         );
         Self {

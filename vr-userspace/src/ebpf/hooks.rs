@@ -65,13 +65,13 @@ pub async fn attach_xdp(
         .map_err(|error| refusal(link, error))
 }
 
-/// Takes XDP away from `link`, if it is ours.
+/// Takes XDP away from `link`, if it is ours: `on_record`, or by its name, which only who may use BPF is told.
 ///
 /// # Errors
 /// What the kernel says.
-pub async fn detach_xdp(netlink: &Netlink, link: &Link) -> Result<()> {
+pub async fn detach_xdp(netlink: &Netlink, link: &Link, on_record: bool) -> Result<()> {
     match link.xdp {
-        Some(program) if is_our_xdp(program) => netlink
+        Some(program) if on_record || is_our_xdp(program) => netlink
             .set_xdp(link.ifindex, None, false)
             .await
             .map_err(std::io::Error::from)

@@ -23,4 +23,4 @@ pub use maps::{MIN_CAPACITY, Room, capacity_for};
 pub use migrate::migrate;
 pub use object::{BUILD_ID, Programs, Tracing};
 pub use sessions::{Sessions, now};
-pub use table::{Page, Pages, Table};
+pub use table::{Page, Pages, Table, wait_for_running_programs};

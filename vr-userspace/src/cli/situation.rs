@@ -1,0 +1,135 @@
+//! What is known of a machine before anything on it is changed.
+
+use anyhow::{Result, bail};
+use vr_common::layout::Interface;
+
+use crate::{
+    apply::prepare,
+    config::Config,
+    desired::{Backend, Desired, Netfilter, desired},
+    ebpf::Generation,
+    netfilter::{Plane, Program},
+    netlink::{Machine, Netlink},
+    observed::observed,
+    picture::Picture,
+    ports::Ports,
+    rules,
+    state::State,
+    sysctl::Sysctls,
+};
+
+/// Everything that is known before anything is changed.
+pub struct Situation {
+    pub state: State,
+    /// The generation whose tables were read. Another one may be the newest the next moment, if this one is just going.
+    pub(super) generation: Option<Generation>,
+    pub machine: Machine,
+    pub observed: Picture,
+    /// The ports that others have reserved.
+    pub others_ports: Ports,
+    /// The iptables rules that are there.
+    pub plane: Plane,
+    pub(super) sysctls: Sysctls,
+}
+
+impl Situation {
+    /// Reads the machine; the record is freed of what has gone with its NIC.
+    pub async fn read(netlink: &Netlink, mut state: State) -> Result<Self> {
+        let machine = netlink.read().await?;
+        state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
+        let sysctls = Sysctls::read()?;
+        let generation = state.generation().cloned();
+        let plane = Plane::read(&state.netfilter)?;
+        let observed = observed(&machine, &sysctls, &state, generation.as_ref(), &plane)?;
+        let reserved = sysctls.reserved.clone().unwrap_or_default();
+        let others_ports = match &state.owned.reserved {
+            Some(record) => record.others(&reserved),
+            None => reserved,
+        };
+        Ok(Self {
+            state,
+            generation,
+            machine,
+            observed,
+            others_ports,
+            plane,
+            sysctls,
+        })
+    }
+
+    /// Whether programs of ours run here.
+    pub const fn runs_ebpf(&self) -> bool {
+        self.generation.is_some()
+    }
+
+    /// Counts interfaces that may run programs of ours, though nobody may look: to a process that is refused BPF, hooks and all can
+    /// still be taken away.
+    pub fn suspect_hooks(&mut self) {
+        if self.generation.is_none() && !self.state.generations.is_empty() {
+            suspect(&mut self.observed, &self.state);
+        }
+    }
+
+    /// How iptables would do the work here. `shifts`: whether one rule can shift a range of ports; asked of iptables if not given.
+    pub fn netfilter(&self, why: &str, shifts: Option<bool>) -> Result<Netfilter> {
+        let used = self.state.netfilter.last();
+        let program = Program::choose(used.map(|loaded| loaded.rules.variant))?;
+        Ok(Netfilter {
+            variant: program.variant,
+            shifts: shifts.unwrap_or_else(|| program.shifts()),
+            why: why.to_owned(),
+        })
+    }
+
+    /// Whether the kernel would take the programs; nothing is attached.
+    pub fn try_ebpf(&self, config: &Config) -> Result<()> {
+        let desired = self.desired(config, Backend::Auto, None)?;
+        let all = &self.state.generations;
+        prepare(
+            self.generation.as_ref(),
+            all,
+            &self.observed,
+            &desired.picture,
+        )
+        .map(drop)
+    }
+
+    pub fn desired(
+        &self,
+        config: &Config,
+        backend: Backend,
+        netfilter: Option<&Netfilter>,
+    ) -> Result<Desired> {
+        let mut desired = desired(
+            config,
+            &self.machine,
+            &self.sysctls,
+            &self.state.owned,
+            backend,
+            netfilter,
+            &self.state.refused,
+        );
+        if let Some(why) = desired.impossible.first() {
+            bail!("{why}");
+        }
+        rules::number(&mut desired.picture, &self.observed);
+        Ok(desired)
+    }
+
+    pub fn name(&self, ifindex: u32) -> String {
+        self.machine.links.get(&ifindex).map_or_else(
+            || format!("interface {ifindex} (gone)"),
+            |link| link.name.clone(),
+        )
+    }
+}
+
+/// Adds interfaces whose tables cannot be read, and that may run programs of ours all the same.
+pub(super) fn suspect(picture: &mut Picture, state: &State) {
+    for ifindex in state.identities.keys() {
+        picture.interfaces.entry(*ifindex).or_insert(Interface {
+            ifindex: *ifindex,
+            ..Interface::EMPTY
+        });
+    }
+}
