@@ -27,6 +27,7 @@ pub mod netlink;
 pub mod observed;
 pub mod picture;
 pub mod ports;
+pub mod service;
 pub mod sessions;
 pub mod state;
 pub mod sysctl;

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation, ports::Ports};
+use crate::{config::MacAddr, desired::Backend, ebpf::Generation, ports::Ports};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,6 +116,8 @@ pub struct Failure {
 pub struct State {
     /// The file that was loaded last.
     pub config: Option<PathBuf>,
+    /// The backend that was asked for.
+    pub backend: Option<Backend>,
     /// When it was loaded, in seconds since 1970.
     pub loaded_at: Option<u64>,
     /// What was added.

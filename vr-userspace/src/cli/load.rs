@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use anyhow::{Result, bail};
-use vr_common::layout::Interface;
+use vr_common::{layout::Interface, outcome::Hook};
 
 use crate::{
     apply::{Apply, prepare},
     config::Config,
     desired::{Backend, Desired, Port, desired},
     diff::diff,
-    ebpf::Generation,
+    ebpf::{self, Generation},
     instance::Instance,
     lock::Lock,
     netlink::{Link, Machine, Netlink},
@@ -83,9 +83,10 @@ impl Situation {
 pub async fn run(
     instance: &Instance,
     path: &Path,
-    backend: Backend,
+    asked: Option<Backend>,
     patience: Duration,
 ) -> Result<()> {
+    let backend = in_force(instance, asked)?;
     // Before the lock: a wrong file is to be an error at once, for any user, and to touch nothing.
     let version = version(path);
     let mut config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
@@ -102,17 +103,82 @@ pub async fn run(
         );
     }
     let netlink = Netlink::open()?;
-    let raised = pass(instance, &netlink, &config, path, backend).await?;
-    if raised {
-        // What an interface can do is not known for sure before it is up: look again.
-        pass(instance, &netlink, &config, path, backend).await?;
-    }
+    make_so(instance, &netlink, &config, path, backend).await?;
     report(
         &State::read(&instance.state_file())?,
         &netlink.links().await?,
         &config,
     );
     Ok(())
+}
+
+/// The backend to use: what was asked for; else, beside a service, what is in force there, so that the two do not quarrel.
+///
+/// # Errors
+/// If the record cannot be read.
+pub fn in_force(instance: &Instance, asked: Option<Backend>) -> Result<Backend> {
+    if let Some(backend) = asked {
+        return Ok(backend);
+    }
+    if Lock::holder(&instance.service_lock()).is_none() {
+        return Ok(Backend::Auto);
+    }
+    let state = State::read(&instance.state_file())?;
+    Ok(state.backend.unwrap_or_default())
+}
+
+/// Makes the machine be what `config`, which was read from `path`, says. The lock is the caller's.
+///
+/// # Errors
+/// If it cannot be applied; the machine is as it was before.
+pub async fn make_so(
+    instance: &Instance,
+    netlink: &Netlink,
+    config: &Config,
+    path: &Path,
+    backend: Backend,
+) -> Result<()> {
+    let raised = pass(instance, netlink, config, path, backend).await?;
+    if raised {
+        // What an interface can do is not known for sure before it is up: look again.
+        pass(instance, netlink, config, path, backend).await?;
+    }
+    Ok(())
+}
+
+/// What is not as the file says, a line each; nothing where [`make_so`] has nothing to do. Changes nothing.
+///
+/// # Errors
+/// If the machine cannot be read, or the file can never be applied to it.
+pub async fn amiss(
+    state: State,
+    netlink: &Netlink,
+    config: &Config,
+    backend: Backend,
+) -> Result<Vec<String>> {
+    let situation = Situation::read(netlink, state).await?;
+    let desired = situation.desired(config, backend)?;
+    let mut lines = diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
+    if let Some(generation) = &situation.generation {
+        for ifindex in desired.picture.interfaces.keys() {
+            for hook in [Hook::TcIngress, Hook::TcEgress] {
+                let program = generation.program_id(hook);
+                if !ebpf::runs_tc(netlink, program, *ifindex, hook).await? {
+                    lines.push(format!("+ {} on {}", hook.name(), situation.name(*ifindex)));
+                }
+            }
+        }
+    }
+    if situation.state.flows_to_end {
+        lines.push("- flows of rules that are gone".to_owned());
+    }
+    let waits = |all: &[String], others: &[String], sign: &str| {
+        let only = all.iter().filter(|entry| !others.contains(entry));
+        only.map(|entry| format!("{sign} pending: {entry}")).collect::<Vec<_>>()
+    };
+    lines.extend(waits(&desired.pending, &situation.state.pending, "~"));
+    lines.extend(waits(&situation.state.pending, &desired.pending, "~ no longer"));
+    Ok(lines)
 }
 
 /// What tells one content of a file from another without reading it: file system, file, length and time of the last change.
@@ -128,7 +194,7 @@ fn version(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
 }
 
 /// Leaves word of a wrong file for `status`, where something is loaded. The file is wrong all the same if that fails.
-fn note_failure(instance: &Instance, error: &anyhow::Error) {
+pub fn note_failure(instance: &Instance, error: &anyhow::Error) {
     let note = || -> Result<()> {
         let _lock = Lock::take(&instance.lock_file(), Duration::ZERO)?;
         let mut state = State::read(&instance.state_file())?;
@@ -206,6 +272,7 @@ async fn pass(
                 .collect();
             state.pending = desired.pending;
             state.forwards = desired.forwards;
+            state.backend = Some(backend);
             (state.config, state.loaded_at, state.last_failure) =
                 (Some(std::path::absolute(path)?), Some(now()), None);
             state.write(&instance.state_file())?;

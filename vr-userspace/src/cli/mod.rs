@@ -1,8 +1,10 @@
 //! The command line: one file a verb.
 
 mod check;
-mod load;
+mod first_generation;
+pub(crate) mod load;
 mod plan;
+mod run;
 mod sessions;
 mod status;
 mod trace;
@@ -13,7 +15,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Rejected, desired::Backend, instance::Instance, lock::Busy};
+use crate::{config::Rejected, desired::Backend, instance::Instance, lock::Busy, service::AlreadyRuns};
 
 /// The configuration's place. `KYLIN_VR_CONFIG` overrides it.
 const CONFIG: &str = "/etc/kylin-vr/kylin-vr.yaml";
@@ -23,7 +25,7 @@ Exit codes:
   0  done
   1  could not apply; everything is as it was before
   2  the file is wrong; nothing was touched
-  3  another call holds the lock, and --wait ran out";
+  3  another call (with run: another service) holds the lock, and --wait ran out";
 
 /// Makes this machine the virtual router that kylin-vr.yaml describes: NAT in XDP and TC programs.
 #[derive(Debug, Parser)]
@@ -38,6 +40,9 @@ enum Verb {
     /// Make the machine be what the file says, and exit; what is set up stays. Again, it changes only what differs
     #[command(visible_alias = "reload")]
     Load(LoadArgs),
+    /// Load, stay in the foreground, and follow the file and NICs that come and go: the service
+    #[command(after_help = run::HELP)]
+    Run(run::Arguments),
     /// Take everything away again that load put there, and nothing else
     Unload(WaitArgs),
     /// Validate the file only; needs no privilege
@@ -71,9 +76,9 @@ struct WaitArgs {
 struct PlanArgs {
     #[command(flatten)]
     file: ConfigArgs,
-    /// How packets are to be translated
-    #[arg(long, value_enum, default_value_t)]
-    backend: Backend,
+    /// How packets are to be translated; without it `auto`, or while the service runs what it has
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
 }
 
 #[derive(Debug, Args)]
@@ -109,7 +114,8 @@ impl WaitArgs {
 /// Runs the command of this process's arguments; the exit code is that of the table in `--help`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words = first_generation::translated(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Not clap's own 2, which means that the file is wrong.
@@ -126,7 +132,8 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<Busy>() { 3 } else { 1 })
+            let held = error.is::<Busy>() || error.is::<AlreadyRuns>();
+            ExitCode::from(if held { 3 } else { 1 })
         }
     }
 }
@@ -140,6 +147,7 @@ fn run(verb: Verb) -> Result<()> {
             args.plan.backend,
             args.wait.patience(),
         )),
+        Verb::Run(args) => run::run(&Instance::current()?, &args),
         Verb::Unload(args) => {
             runtime()?.block_on(unload::run(&Instance::current()?, args.patience()))
         }
@@ -203,7 +211,7 @@ mod tests {
                 cli.verb,
                 Verb::Load(LoadArgs {
                     plan: PlanArgs {
-                        backend: Backend::Tc,
+                        backend: Some(Backend::Tc),
                         ..
                     },
                     wait: WaitArgs { wait: 5 }

@@ -7,8 +7,9 @@ use anyhow::Result;
 use super::load;
 use crate::{desired::Backend, diff::diff, instance::Instance, netlink::Netlink, state::State};
 
-pub async fn run(instance: &Instance, config: &Path, backend: Backend) -> Result<()> {
+pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> Result<()> {
     let config = super::read(config)?;
+    let backend = load::in_force(instance, asked)?;
     load::refuse_iptables(backend)?;
     let state = State::read(&instance.state_file())?;
     let situation = load::Situation::read(&Netlink::open()?, state).await?;

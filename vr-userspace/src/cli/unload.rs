@@ -27,5 +27,10 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     State::remove(&instance.state_file())?;
     lock.remove();
     println!("unloaded");
+    if let Some(service) = Lock::holder(&instance.service_lock()) {
+        eprintln!(
+            "note: {service} runs as this router's service; it stands back until the file changes or it is told to reload"
+        );
+    }
     Ok(())
 }

@@ -14,7 +14,7 @@ mod sessions;
 mod table;
 
 pub use generation::{Generation, Need};
-pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp};
+pub use hooks::{AttachError, attach_tc, attach_xdp, detach_tc, detach_xdp, runs_tc};
 pub use maps::{MIN_CAPACITY, Room, capacity_for};
 pub use migrate::migrate;
 pub use object::{BUILD_ID, Programs, Tracing};

@@ -1,0 +1,553 @@
+//! The service: what `load` does, again and again, as the file and the machine's NICs change.
+//!
+//! ```text
+//! netlink ─listen─▶ pace ─ a look is due ─▶ is all as the file says? ─ no ─▶ load
+//! inotify ─watch──▶ settle ─ it is finished ─▶ read it ─ it is good ──────────▶ load
+//! ```
+//!
+//! What is heard is only a hint to look. A look changes nothing, so one's own changes end in one look that finds nothing
+//! to do. The lock is held only for a look or a load.
+
+pub mod listen;
+pub mod log;
+pub mod pace;
+pub mod record;
+pub mod settle;
+pub mod watch;
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{self, Instant, Interval},
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    cli::load::{amiss, make_so, note_failure},
+    config::{self, Config},
+    desired::Backend,
+    instance::Instance,
+    lock::Lock,
+    netlink::Netlink,
+    state::{State, now},
+};
+use listen::{Heard, Listener};
+use pace::{Came, Pace, Work};
+use record::{FileState, Record};
+use settle::{Settle, Version};
+use watch::Watch;
+
+/// How often the file is looked at although nothing was told of it: network file systems tell nothing.
+const FILE_PERIOD: Duration = Duration::from_secs(5);
+/// After so long at one work the watchdog is fed no more.
+const LONGEST_WORK: Duration = Duration::from_secs(180);
+
+/// Another service of this router runs.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{holder} runs as the service of this router (see `vr-userspace status`), and did not end within {waited} s; there can be only one"
+)]
+pub struct AlreadyRuns {
+    holder: String,
+    waited: u64,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start: another one runs, or the kernel gives no sockets. Nothing that comes later ends it.
+pub async fn run(
+    instance: &Instance,
+    path: &Path,
+    backend: Backend,
+    patience: Duration,
+) -> Result<()> {
+    let mut end = End::new()?;
+    let Some(lock) = only_one(instance, patience, &mut end).await? else {
+        return Ok(());
+    };
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    let mut watchdog = Watchdog::new();
+    let mut service = Service::new(instance, path, backend)?;
+    info!(
+        "following {} as router {}, version {}",
+        service.path.display(),
+        instance.name(),
+        env!("CARGO_PKG_VERSION")
+    );
+    service.take_file();
+    loop {
+        let wake = tokio::select! {
+            () = end.told() => break,
+            _ = hangup.recv() => {
+                service.reload();
+                Ok(())
+            }
+            wake = service.wake() => wake,
+            () = watchdog.bites() => Ok(()),
+        };
+        if let Err(error) = wake {
+            service.listen_anew(&error).await;
+        }
+        watchdog.fed(service.work()).await;
+    }
+    info!("ending; what is set up stays");
+    tell(&[NotifyState::Stopping]);
+    let _ = fs::remove_file(instance.service_file());
+    lock.remove();
+    Ok(())
+}
+
+/// The signals that end the service.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> Result<Self> {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Takes the lock that only one service has; `None` if it was told to end meanwhile.
+async fn only_one(
+    instance: &Instance,
+    patience: Duration,
+    end: &mut End,
+) -> Result<Option<Lock>> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let holder = match Lock::try_take(&instance.service_lock())? {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(holder) => holder,
+        };
+        if started.elapsed() >= patience {
+            let waited = patience.as_secs();
+            return Err(AlreadyRuns { holder, waited }.into());
+        }
+        if !told {
+            warn!("waiting for {holder}, which runs as the service of this router");
+            told = true;
+        }
+        tokio::select! {
+            () = end.told() => return Ok(None),
+            () = time::sleep(Duration::from_millis(100)) => {}
+        }
+    }
+}
+
+/// What the service manager expects to hear from time to time, if it does.
+struct Watchdog(Option<Interval>);
+
+impl Watchdog {
+    fn new() -> Self {
+        Self(sd_notify::watchdog_enabled().map(|limit| time::interval(limit / 2)))
+    }
+
+    /// Waits for the next time, and says that the service lives.
+    async fn bites(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+                tell(&[NotifyState::Watchdog]);
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does `work`, and goes on saying so, unless that lasts so long that it must hang.
+    async fn fed<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.bites(), if began.elapsed() < LONGEST_WORK => {}
+            }
+        }
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!("the service manager cannot be told: {error}");
+    }
+}
+
+struct Service<'a> {
+    instance: &'a Instance,
+    path: PathBuf,
+    backend: Backend,
+    netlink: Netlink,
+    listener: Listener,
+    watch: Watch,
+    settle: Settle,
+    file_period_ends: Instant,
+    pace: Pace,
+    /// What the last good file says.
+    config: Option<Config>,
+    /// Whether that is, or was, in force: then it is somebody else's doing if it is no longer on record.
+    was_loaded: bool,
+    /// What waited when it was said last.
+    pending: Vec<String>,
+    /// Whether the service manager waits to hear that all is ready.
+    owes_ready: bool,
+    /// Whether a quarrel about what is put back has been spoken of.
+    quarrels: bool,
+    record: Record,
+    written: Option<Record>,
+}
+
+impl<'a> Service<'a> {
+    fn new(instance: &'a Instance, path: &Path, backend: Backend) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        let now = Instant::now();
+        Ok(Self {
+            instance,
+            backend,
+            // Before anything is read: what happens from now on is heard.
+            listener: Listener::open()?,
+            watch: Watch::new(&path)?,
+            netlink: Netlink::open()?,
+            settle: Settle::default(),
+            file_period_ends: now + FILE_PERIOD,
+            pace: Pace::new(now),
+            config: None,
+            was_loaded: false,
+            pending: Vec::new(),
+            owes_ready: true,
+            quarrels: false,
+            record: Record::new(&path),
+            written: None,
+            path,
+        })
+    }
+
+    /// Waits until there may be something to do. Cancel safe.
+    async fn wake(&mut self) -> Result<()> {
+        let file_due = self.settle.due().unwrap_or(self.file_period_ends);
+        let due = self.pace.due().min(file_due).min(self.file_period_ends);
+        tokio::select! {
+            heard = self.listener.heard() => match heard? {
+                Heard::Nothing => {}
+                Heard::Change => self.pace.heard(Instant::now()),
+                Heard::Nics => self.pace.heard_of_nics(Instant::now()),
+            },
+            events = self.watch.events() => {
+                for event in events? {
+                    self.settle.note(event, Instant::now());
+                }
+            }
+            () = time::sleep_until(due) => {}
+        }
+        Ok(())
+    }
+
+    /// After a socket broke: takes new ones, and reads everything again.
+    async fn listen_anew(&mut self, error: &anyhow::Error) {
+        warn!("{error:#}: listening anew");
+        let renewed = || -> Result<_> {
+            Ok((Listener::open()?, Watch::new(&self.path)?, Netlink::open()?))
+        };
+        match renewed() {
+            Ok((listener, watch, netlink)) => {
+                (self.listener, self.watch, self.netlink) = (listener, watch, netlink);
+            }
+            Err(error) => {
+                error!("{error:#}");
+                time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        self.pace.heard_of_nics(Instant::now());
+        self.settle.note(settle::Event::Replaced, Instant::now());
+    }
+
+    /// Reads the file now, finished or not, because somebody says so.
+    fn reload(&mut self) {
+        info!("told to reload");
+        let mut state = vec![NotifyState::Reloading];
+        state.extend(NotifyState::monotonic_usec_now().ok());
+        tell(&state);
+        self.owes_ready = true;
+        self.take_file();
+    }
+
+    /// Does what is due.
+    async fn work(&mut self) {
+        let now = Instant::now();
+        if now >= self.file_period_ends {
+            self.file_period_ends = now + FILE_PERIOD;
+            self.settle.see(Version::of(&self.path), now);
+        }
+        if self.settle.due().is_some_and(|due| now >= due) {
+            self.take_file();
+        }
+        if self.settle.is_being_written() && self.record.file != FileState::BeingWritten {
+            debug!("{} is being written", self.path.display());
+            self.file_is(FileState::BeingWritten);
+        }
+        if let Some(work) = self.pace.now_due(now) {
+            self.do_work(work).await;
+        }
+        self.say_what_it_is_at();
+    }
+
+    fn file_is(&mut self, state: FileState) {
+        if self.record.file != state {
+            (self.record.file, self.record.file_since) = (state, now());
+        }
+    }
+
+    /// Reads the file. If it is good, it is to be loaded; else what stands stays.
+    fn take_file(&mut self) {
+        let version = Version::of(&self.path);
+        self.settle.take(version);
+        if let Err(error) = fs::metadata(&self.path)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            warn!(
+                "{} is not there: nothing is changed until it is",
+                self.path.display()
+            );
+            self.file_is(FileState::Missing);
+            self.owes_ready_no_more();
+            return;
+        }
+        match config::read(&self.path) {
+            Ok(accepted) => {
+                for warning in &accepted.warnings {
+                    warn!("{warning}");
+                }
+                debug!("{} is good", self.path.display());
+                self.config = Some(accepted.config);
+                self.file_is(FileState::NotApplied);
+                if let Some(why) = self.record.stands_back.take() {
+                    info!("{why}, and now the file is to be loaded: taking over again");
+                }
+                // From here on the file is what counts, whoever unloaded before.
+                self.was_loaded = false;
+                self.pace.load(Instant::now());
+            }
+            Err(rejected) => {
+                error!("{rejected}");
+                self.file_is(FileState::Wrong);
+                self.record.failed(rejected.to_string());
+                note_failure(self.instance, &rejected.into());
+                self.owes_ready_no_more();
+            }
+        }
+    }
+
+    async fn do_work(&mut self, work: Work) {
+        let began = Instant::now();
+        let Some(config) = self.config.take() else {
+            // There is no file to go by, and whatever stands stays.
+            self.pace.done(began, Instant::now(), Came::Nothing);
+            return;
+        };
+        let came = self.under_the_lock(work, &config).await;
+        self.config = Some(config);
+        let came = match came {
+            Ok(Some(came)) => came,
+            Ok(None) => {
+                self.pace.busy(Instant::now());
+                return;
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                error!("{message}");
+                self.record.failed(message);
+                if let Ok(netlink) = Netlink::open() {
+                    self.netlink = netlink;
+                }
+                Came::Failed
+            }
+        };
+        let wait = self.pace.done(began, Instant::now(), came);
+        match (came, wait) {
+            (Came::Failed, Some(wait)) => info!(
+                "trying again in {} s, or when the file or a NIC changes",
+                wait.as_secs()
+            ),
+            (Came::PutBack, Some(wait)) if !self.quarrels => {
+                self.quarrels = true;
+                warn!(
+                    "somebody keeps changing what this router has set up: it is put back ever more slowly, now after {} s, at last once a minute",
+                    wait.as_secs()
+                );
+            }
+            (_, None) => self.quarrels = false,
+            _ => {}
+        }
+        self.owes_ready_no_more();
+    }
+
+    /// Does the work if nobody else is at work on the router; `None` if somebody is.
+    async fn under_the_lock(&mut self, work: Work, config: &Config) -> Result<Option<Came>> {
+        let _lock = match Lock::try_take(&self.instance.lock_file())? {
+            Ok(lock) => lock,
+            Err(holder) => {
+                debug!("{holder} is at work on this router: later");
+                return Ok(None);
+            }
+        };
+        let state = State::read(&self.instance.state_file())?;
+        if self.stands_back(&state) {
+            return Ok(Some(Came::Nothing));
+        }
+        if let Some(backend) = state.backend.filter(|_| self.was_loaded)
+            && backend != self.backend
+        {
+            info!("the backend is {backend:?} now, as somebody asked for it by `load`");
+            self.backend = backend;
+        }
+        let mut came = Came::Followed;
+        if work == Work::Look {
+            let nics = state.identities.clone();
+            let amiss = amiss(state, &self.netlink, config, self.backend).await?;
+            if amiss.is_empty() {
+                self.is_in_force();
+                return Ok(Some(Came::Nothing));
+            }
+            for line in &amiss {
+                if self.quarrels {
+                    debug!("not as the file says: {line}");
+                } else {
+                    info!("not as the file says: {line}");
+                }
+            }
+            if self.same_nics(&nics).await {
+                came = Came::PutBack;
+            }
+        }
+        let done = make_so(
+            self.instance,
+            &self.netlink,
+            config,
+            &self.path,
+            self.backend,
+        )
+        .await;
+        if let Err(error) = done {
+            self.file_is(FileState::NotApplied);
+            return Err(error);
+        }
+        self.is_in_force();
+        self.say_what_is_loaded(config, work)?;
+        Ok(Some(came))
+    }
+
+    fn is_in_force(&mut self) {
+        self.was_loaded = true;
+        if matches!(self.record.file, FileState::NotApplied) {
+            self.file_is(FileState::InForce);
+        }
+        if self.record.file == FileState::InForce {
+            self.record.last_failure = None;
+        }
+    }
+
+    /// Whether somebody has said that the machine is to be as this service's file does not say.
+    fn stands_back(&mut self, state: &State) -> bool {
+        let why = match (&state.config, state.loaded_at) {
+            _ if !self.was_loaded => None,
+            (_, None) => Some("somebody has unloaded".to_owned()),
+            (Some(other), _) if !is_same(other, &self.path) => {
+                Some(format!("somebody has loaded {}", other.display()))
+            }
+            _ => None,
+        };
+        if why != self.record.stands_back {
+            match &why {
+                Some(why) => info!(
+                    "{why}: nothing is changed until {} changes, or is loaded again",
+                    self.path.display()
+                ),
+                None => info!("{} was loaded again: following it", self.path.display()),
+            }
+            self.record.stands_back.clone_from(&why);
+        }
+        why.is_some()
+    }
+
+    /// Whether the NICs are those that are on record.
+    async fn same_nics(&self, recorded: &crate::state::Identities) -> bool {
+        let Ok(links) = self.netlink.links().await else {
+            return false;
+        };
+        let now = links
+            .values()
+            .filter_map(|link| Some((link.ifindex, link.mac?.to_string())));
+        recorded.clone() == now.collect()
+    }
+
+    fn say_what_is_loaded(&mut self, config: &Config, work: Work) -> Result<()> {
+        let state = State::read(&self.instance.state_file())?;
+        if work == Work::Load {
+            info!(
+                "loaded: {} interfaces, {} EIPs, {} forwards",
+                state.chosen.len(),
+                config.eips.len(),
+                config.forwards.len()
+            );
+        }
+        for pending in state.pending.iter().filter(|new| !self.pending.contains(new)) {
+            info!("pending: {pending}");
+        }
+        self.pending = state.pending;
+        Ok(())
+    }
+
+    fn owes_ready_no_more(&mut self) {
+        if std::mem::take(&mut self.owes_ready) {
+            tell(&[NotifyState::Ready]);
+        }
+    }
+
+    /// Tells `status` and the service manager, if there is something new.
+    fn say_what_it_is_at(&mut self) {
+        if self.written.as_ref() == Some(&self.record) {
+            return;
+        }
+        if let Err(error) = self.record.write(&self.instance.service_file()) {
+            // Nobody is served by an end for that.
+            warn!("{error:#}");
+            return;
+        }
+        let words = match &self.record.stands_back {
+            Some(why) => format!("{why}: standing back"),
+            None => format!("{} {}", self.path.display(), self.record.file.words()),
+        };
+        tell(&[NotifyState::Status(&words)]);
+        self.written = Some(self.record.clone());
+    }
+}
+
+/// Whether two paths lead to one file, as far as can be told.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other
+        || matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
+}
