@@ -325,10 +325,13 @@ impl Netlink {
             if header.info >> 16 != u32::from(priority) || header.handle.minor != handle {
                 continue;
             }
-            let options = filter.attributes.iter().find_map(|attribute| match attribute {
-                TcAttribute::Options(options) => Some(options),
-                _ => None,
-            });
+            let options = filter
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    TcAttribute::Options(options) => Some(options),
+                    _ => None,
+                });
             return Ok(options.and_then(|options| {
                 options.iter().find_map(|option| match option {
                     TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),

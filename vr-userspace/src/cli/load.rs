@@ -158,7 +158,8 @@ pub async fn amiss(
 ) -> Result<Vec<String>> {
     let situation = Situation::read(netlink, state).await?;
     let desired = situation.desired(config, backend)?;
-    let mut lines = diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
+    let mut lines =
+        diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
     if let Some(generation) = &situation.generation {
         for ifindex in desired.picture.interfaces.keys() {
             for hook in [Hook::TcIngress, Hook::TcEgress] {
@@ -174,10 +175,15 @@ pub async fn amiss(
     }
     let waits = |all: &[String], others: &[String], sign: &str| {
         let only = all.iter().filter(|entry| !others.contains(entry));
-        only.map(|entry| format!("{sign} pending: {entry}")).collect::<Vec<_>>()
+        only.map(|entry| format!("{sign} pending: {entry}"))
+            .collect::<Vec<_>>()
     };
     lines.extend(waits(&desired.pending, &situation.state.pending, "~"));
-    lines.extend(waits(&situation.state.pending, &desired.pending, "~ no longer"));
+    lines.extend(waits(
+        &situation.state.pending,
+        &desired.pending,
+        "~ no longer",
+    ));
     Ok(lines)
 }
 

@@ -15,7 +15,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Rejected, desired::Backend, instance::Instance, lock::Busy, service::AlreadyRuns};
+use crate::{
+    config::Rejected, desired::Backend, instance::Instance, lock::Busy, service::AlreadyRuns,
+};
 
 /// The configuration's place. `KYLIN_VR_CONFIG` overrides it.
 const CONFIG: &str = "/etc/kylin-vr/kylin-vr.yaml";

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 use tracing::debug;
 
 /// `RTNLGRP_*` of linux/rtnetlink.h: links, TC, IPv4 addresses and routes, and IPv4 settings (forwarding).
@@ -69,8 +69,11 @@ impl Listener {
                 .add_membership(group)
                 .with_context(|| format!("cannot listen to the rtnetlink group {group}"))?;
         }
+        // SAFETY: the descriptor is that of `socket`, which owns it as long as it lives and never takes another.
+        let socket = unsafe { AsyncFd::register_with_interest(Raw(socket), Interest::READABLE) }
+            .map_err(io::Error::from)?;
         Ok(Self {
-            socket: AsyncFd::new(Raw(socket))?,
+            socket,
             known: BTreeSet::new(),
         })
     }
@@ -198,7 +201,14 @@ mod tests {
     fn what_is_not_understood_is_a_reason_to_look_and_rubbish_is_none() {
         let mut known = BTreeSet::new();
         // RTM_NEWNETCONF, 80, with a body of four bytes.
-        let netconf = [20u32.to_ne_bytes(), [80, 0, 0, 0], [0; 4], [0; 4], [2, 0, 0, 0]].concat();
+        let netconf = [
+            20u32.to_ne_bytes(),
+            [80, 0, 0, 0],
+            [0; 4],
+            [0; 4],
+            [2, 0, 0, 0],
+        ]
+        .concat();
         assert_eq!(understood(&netconf, &mut known), Heard::Change);
         assert_eq!(understood(&[0; 7], &mut known), Heard::Nothing);
         assert_eq!(understood(&[0; 64], &mut known), Heard::Nothing);

@@ -18,7 +18,9 @@ pub fn start(level: &str) -> Result<()> {
     let journal = is_the_journal().then(tracing_journald::layer);
     let layer = match journal {
         // Levels and fields stay what they are, and lines stay together.
-        Some(Ok(journal)) => journal.with_syslog_identifier("kylin-vr".to_owned()).boxed(),
+        Some(Ok(journal)) => journal
+            .with_syslog_identifier("kylin-vr".to_owned())
+            .boxed(),
         // Who reads stderr through the journal has its times.
         Some(Err(_)) => stderr().without_time().boxed(),
         None => stderr().boxed(),

@@ -131,11 +131,7 @@ impl End {
 }
 
 /// Takes the lock that only one service has; `None` if it was told to end meanwhile.
-async fn only_one(
-    instance: &Instance,
-    patience: Duration,
-    end: &mut End,
-) -> Result<Option<Lock>> {
+async fn only_one(instance: &Instance, patience: Duration, end: &mut End) -> Result<Option<Lock>> {
     let started = Instant::now();
     let mut told = false;
     loop {
@@ -269,9 +265,8 @@ impl<'a> Service<'a> {
     /// After a socket broke: takes new ones, and reads everything again.
     async fn listen_anew(&mut self, error: &anyhow::Error) {
         warn!("{error:#}: listening anew");
-        let renewed = || -> Result<_> {
-            Ok((Listener::open()?, Watch::new(&self.path)?, Netlink::open()?))
-        };
+        let renewed =
+            || -> Result<_> { Ok((Listener::open()?, Watch::new(&self.path)?, Netlink::open()?)) };
         match renewed() {
             Ok((listener, watch, netlink)) => {
                 (self.listener, self.watch, self.netlink) = (listener, watch, netlink);
@@ -514,7 +509,11 @@ impl<'a> Service<'a> {
                 config.forwards.len()
             );
         }
-        for pending in state.pending.iter().filter(|new| !self.pending.contains(new)) {
+        for pending in state
+            .pending
+            .iter()
+            .filter(|new| !self.pending.contains(new))
+        {
             info!("pending: {pending}");
         }
         self.pending = state.pending;

@@ -229,7 +229,10 @@ mod tests {
         for _ in 0..14 {
             pace.heard(now);
             now = pace.due();
-            waits.push(pace.done(now, now, Came::PutBack).map_or(0, |wait| wait.as_secs()));
+            waits.push(
+                pace.done(now, now, Came::PutBack)
+                    .map_or(0, |wait| wait.as_secs()),
+            );
         }
         assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         now += 3 * LONGEST_WAIT;

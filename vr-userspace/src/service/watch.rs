@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::MetadataExt,
@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::settle::Event;
 
@@ -68,8 +68,11 @@ impl Watch {
     pub fn new(path: &Path) -> Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .context("cannot watch files (fs.inotify.max_user_instances?)")?;
+        // SAFETY: the descriptor is that of `inotify`, which owns it as long as it lives and never takes another.
+        let inotify = unsafe { AsyncFd::register_with_interest(Raw(inotify), Interest::READABLE) }
+            .map_err(io::Error::from)?;
         let mut watch = Self {
-            inotify: AsyncFd::new(Raw(inotify))?,
+            inotify,
             path: path.to_owned(),
             names: HashMap::new(),
         };
@@ -96,7 +99,10 @@ impl Watch {
             }
         }
         drop(ready);
-        let events: Vec<Event> = told.iter().filter_map(|event| self.meaning(event)).collect();
+        let events: Vec<Event> = told
+            .iter()
+            .filter_map(|event| self.meaning(event))
+            .collect();
         if events.contains(&Event::Replaced) {
             self.walk();
         }
@@ -122,9 +128,11 @@ impl Watch {
         let mask = event.mask;
         if mask.intersects(F::IN_MODIFY | F::IN_CLOSE_WRITE) {
             let closed = mask.contains(F::IN_CLOSE_WRITE);
-            return name
-                .is_last
-                .then_some(if closed { Event::Closed } else { Event::Written });
+            return name.is_last.then_some(if closed {
+                Event::Closed
+            } else {
+                Event::Written
+            });
         }
         Some(if mask.contains(F::IN_CREATE) && name.is_fresh() {
             Event::Written

@@ -39,7 +39,10 @@ fn a_file_is_written_in_pieces_and_closed() {
             })
             .await;
             assert_eq!(events, [Event::Written]);
-            assert_eq!(told(&mut watch, || drop(file.take())).await, [Event::Closed]);
+            assert_eq!(
+                told(&mut watch, || drop(file.take())).await,
+                [Event::Closed]
+            );
         }
         let others = told(&mut watch, || fs::write(dir.join("g.yaml"), "x").unwrap()).await;
         assert_eq!(others, [], "another file");
@@ -83,7 +86,11 @@ fn a_file_behind_links_that_are_swapped() {
         assert_eq!(events, [Event::Replaced]);
         // Now this one is the file, and the other is not.
         let write = |version: &str| fs::write(dir.join(version).join("f.yaml"), "new").unwrap();
-        assert!(told(&mut watch, || write("two")).await.contains(&Event::Closed));
+        assert!(
+            told(&mut watch, || write("two"))
+                .await
+                .contains(&Event::Closed)
+        );
         assert_eq!(told(&mut watch, || write("one")).await, []);
     });
 }
