@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,10 @@ pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T>) -> Result
 #[derive(Debug)]
 pub struct Service {
     child: Child,
-    manager: UnixDatagram,
-    told: Vec<String>,
+    told: Arc<Mutex<Vec<String>>>,
     log: PathBuf,
+    /// Whether a test has ended it as it wanted to.
+    done: bool,
 }
 
 impl Lab {
@@ -61,7 +63,8 @@ impl Lab {
         let socket = self.directory().join(format!("notify-{number}"));
         let log = self.directory().join(format!("service-{number}.log"));
         let manager = UnixDatagram::bind(&socket).context("cannot bind the manager's socket")?;
-        manager.set_nonblocking(true)?;
+        let told = Arc::default();
+        listen(manager, &told);
         let file = File::create(&log)?;
         let child = command
             .env("NOTIFY_SOCKET", &socket)
@@ -73,11 +76,32 @@ impl Lab {
             .context("cannot start the service")?;
         Ok(Service {
             child,
-            manager,
-            told: Vec::new(),
+            told,
             log,
+            done: false,
         })
     }
+}
+
+/// Takes in what is sent to the manager, as one that is always there does: a full socket would make the service wait. Ends
+/// some time after the service has.
+fn listen(manager: UnixDatagram, told: &Arc<Mutex<Vec<String>>>) {
+    let told = Arc::downgrade(told);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        manager
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .ok()?;
+        loop {
+            let length = manager.recv(&mut buffer).unwrap_or(0);
+            let told = told.upgrade()?;
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            let mut lines = told.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        #[expect(unreachable_code, reason = "says what `?` gives")]
+        Some(())
+    });
 }
 
 impl Service {
@@ -92,19 +116,17 @@ impl Service {
     }
 
     /// All that it has told its manager, a line each.
-    pub fn told(&mut self) -> &[String] {
-        let mut buffer = [0; 4096];
-        while let Ok(length) = self.manager.recv(&mut buffer) {
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            self.told.extend(text.lines().map(str::to_owned));
-        }
-        &self.told
+    pub fn told(&self) -> Vec<String> {
+        self.lines().clone()
     }
 
     /// Forgets what it has told its manager so far.
-    pub fn forget_told(&mut self) {
-        self.told();
-        self.told.clear();
+    pub fn forget_told(&self) {
+        self.lines().clear();
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it has told its manager this line.
@@ -114,7 +136,7 @@ impl Service {
             ensure!(
                 self.told().iter().any(|told| told == line),
                 "it told {:?}, ended {ended:?}, and logged:\n{}",
-                self.told,
+                self.told(),
                 self.log()
             );
             Ok(())
@@ -139,6 +161,7 @@ impl Service {
         self.signal(Signal::SIGTERM)?;
         let status = self.wait()?;
         ensure!(status.success(), "{status}:\n{}", self.log());
+        self.done = true;
         Ok(self.log())
     }
 
@@ -146,6 +169,7 @@ impl Service {
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        self.done = true;
         Ok(())
     }
 }
@@ -156,7 +180,8 @@ impl Drop for Service {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        if thread::panicking() {
+        if !self.done {
+            // Shown by a test that fails.
             eprintln!("--- the service logged\n{}", self.log());
         }
     }

@@ -203,6 +203,8 @@ struct Service<'a> {
     settle: Settle,
     file_period_ends: Instant,
     pace: Pace,
+    /// Whether it has loaded nothing yet: until then its own backend counts, and later that on record.
+    is_new: bool,
     /// What the last good file says.
     config: Option<Config>,
     /// Whether that is, or was, in force: then it is somebody else's doing if it is no longer on record.
@@ -232,6 +234,7 @@ impl<'a> Service<'a> {
             file_period_ends: now + FILE_PERIOD,
             pace: Pace::new(now),
             config: None,
+            is_new: true,
             was_loaded: false,
             pending: Vec::new(),
             owes_ready: true,
@@ -413,7 +416,7 @@ impl<'a> Service<'a> {
         if self.stands_back(&state) {
             return Ok(Some(Came::Nothing));
         }
-        if let Some(backend) = state.backend.filter(|_| self.was_loaded)
+        if let Some(backend) = state.backend.filter(|_| !self.is_new)
             && backend != self.backend
         {
             info!("the backend is {backend:?} now, as somebody asked for it by `load`");
@@ -450,6 +453,7 @@ impl<'a> Service<'a> {
             self.file_is(FileState::NotApplied);
             return Err(error);
         }
+        self.is_new = false;
         self.is_in_force();
         self.say_what_is_loaded(config, work)?;
         Ok(Some(came))

@@ -21,8 +21,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How often in a row something is put back at once.
 const AT_ONCE: u32 = 5;
-/// Looking takes at most one part in so many of the time.
+/// Looking in vain takes at most one part in so many of the time,
 const SHARE: u32 = 10;
+/// but does not make what happens next wait longer than this.
+const LONGEST_SHARE: Duration = Duration::from_secs(5);
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,7 +135,10 @@ impl Pace {
     /// a failure, and when something is put back again and again.
     pub fn done(&mut self, began: Instant, now: Instant, came: Came) -> Option<Duration> {
         self.period_ends = now + PERIOD;
-        self.not_before = now + (now - began) * SHARE;
+        self.not_before = match came {
+            Came::Nothing => now + ((now - began) * SHARE).min(LONGEST_SHARE),
+            _ => now,
+        };
         let wait = match came {
             Came::Failed => {
                 // Not a mere look: what is half done is no better for looking as it should.
@@ -251,5 +256,9 @@ mod tests {
         pace.busy(end + 2000 * MS);
         assert_eq!(pace.now_due(end + 2000 * MS), None);
         assert_eq!(pace.now_due(end + 2000 * MS + BUSY), Some(Work::Look));
+        // What had to be done is no reason to wait.
+        assert_eq!(pace.done(start, end, Came::Followed), None);
+        pace.heard(end);
+        assert_eq!(pace.due(), end + QUIET);
     }
 }
