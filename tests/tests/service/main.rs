@@ -2,8 +2,10 @@
 
 mod file;
 mod manager;
+mod namespaces;
 mod nics;
 mod quarrels;
+mod random;
 mod tables;
 
 use std::net::SocketAddrV4;
@@ -37,6 +39,11 @@ fn is_as(lab: &Lab, file: &File, backend: &str) -> Result<()> {
     ensure!(absent.count() == expected.absent, "{pending:?}");
     ensure!(status["last_failure"].is_null(), "{status:#}");
     Ok(())
+}
+
+/// The same with a small table of sessions, which is made in a moment.
+fn quick(file: File) -> File {
+    file.option("sessions", 1024)
 }
 
 fn at(address: std::net::Ipv4Addr, port: u16) -> SocketAddrV4 {
