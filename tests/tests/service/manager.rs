@@ -267,6 +267,15 @@ fn nothing_but_a_good_end_is_needed_to_start_again(backend: &str) -> Result<()> 
         is_as(&lab, &File::small(), backend)?;
         service.end()?;
     }
+    // One that is killed leaves files, which nobody takes for a living one's, and which go with the rest.
+    lab.service(backend)?.kill()?;
+    ensure!(
+        lab.run_files()?
+            .iter()
+            .any(|(name, _)| name.contains("service"))
+    );
+    lab.service(backend)?.end()?;
+    lab.service(backend)?.kill()?;
     lab.unloads()?;
     ensure!(lab.router.inventory()? == before);
     ensure!(lab.run_files()?.is_empty());

@@ -189,6 +189,7 @@ impl Story<'_> {
     }
 
     fn sequence(&mut self, random: &mut Random) -> Result<()> {
+        self.done.clear();
         for _ in 0..STEPS {
             self.step(random)
                 .with_context(|| format!("after {:#?}", self.done))?;
@@ -197,9 +198,7 @@ impl Story<'_> {
                 self.settled()?;
             }
         }
-        self.settled()?;
-        self.done.clear();
-        Ok(())
+        self.settled()
     }
 }
 
@@ -271,7 +270,10 @@ fn whatever_happens_it_settles_and_who_is_not_concerned_does_not_notice(
             .sequence(&mut random)
             .with_context(|| format!("sequence {number}"))?;
         for probe in [incoming, outgoing] {
-            probe.finish()?.expect_no_loss()?;
+            let tally = probe.finish()?;
+            tally
+                .expect_no_loss()
+                .with_context(|| format!("sequence {number}: {:#?}", story.done))?;
         }
         for server in &wrong {
             ensure!(

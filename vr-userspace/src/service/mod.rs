@@ -283,14 +283,15 @@ impl<'a> Service<'a> {
         self.settle.note(settle::Event::Replaced, Instant::now());
     }
 
-    /// Reads the file now, finished or not, because somebody says so.
+    /// Is to read the file again, because somebody says so.
     fn reload(&mut self) {
         info!("told to reload");
         let mut state = vec![NotifyState::Reloading];
         state.extend(NotifyState::monotonic_usec_now().ok());
         tell(&state);
         self.owes_ready = true;
-        self.take_file();
+        // It may be somebody's writing just now, and half of it would be half a router.
+        self.settle.insist(Instant::now());
     }
 
     /// Does what is due.
@@ -300,7 +301,7 @@ impl<'a> Service<'a> {
             self.file_period_ends = now + FILE_PERIOD;
             self.settle.see(Version::of(&self.path), now);
         }
-        if self.settle.due().is_some_and(|due| now >= due) {
+        if self.file_is_due() {
             self.take_file();
         }
         if self.settle.is_being_written() && self.record.file != FileState::BeingWritten {
@@ -311,6 +312,27 @@ impl<'a> Service<'a> {
             self.do_work(work).await;
         }
         self.say_what_it_is_at();
+    }
+
+    /// Whether the file is to be read now: also by what has happened to it up to this very moment.
+    fn file_is_due(&mut self) -> bool {
+        let is_due = |settle: &Settle| settle.due().is_some_and(|due| Instant::now() >= due);
+        if !is_due(&self.settle) {
+            return false;
+        }
+        self.note_events();
+        is_due(&self.settle)
+    }
+
+    fn note_events(&mut self) {
+        match self.watch.so_far() {
+            Ok(events) => {
+                for event in events {
+                    self.settle.note(event, Instant::now());
+                }
+            }
+            Err(error) => warn!("{error:#}"),
+        }
     }
 
     fn file_is(&mut self, state: FileState) {
@@ -334,7 +356,13 @@ impl<'a> Service<'a> {
             self.owes_ready_no_more();
             return;
         }
-        match config::read(&self.path) {
+        let read = config::read(&self.path);
+        self.note_events();
+        if self.settle.is_being_written() {
+            debug!("{} was written while it was read", self.path.display());
+            return;
+        }
+        match read {
             Ok(accepted) => {
                 for warning in &accepted.warnings {
                     warn!("{warning}");

@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 /// So long must nothing happen to a file.
 const QUIET: Duration = Duration::from_millis(300);
+/// So long is a writer waited for where somebody insists.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,7 @@ impl Version {
 #[derive(Debug, Default)]
 pub struct Settle {
     changed: Option<Instant>,
+    insisted: Option<Instant>,
     is_open: bool,
     /// As it was read last.
     taken: Option<Version>,
@@ -54,6 +57,12 @@ impl Settle {
         self.is_open = event == Event::Written;
     }
 
+    /// Takes note that somebody wants it read again, finished or not: it is waited for its writer, but not for ever.
+    pub fn insist(&mut self, now: Instant) {
+        self.changed = Some(now);
+        self.insisted = Some(now);
+    }
+
     /// Takes note of what the file is now, whether or not anything was told: some file systems tell nothing.
     pub fn see(&mut self, version: Option<Version>, now: Instant) {
         if version != self.taken && self.changed.is_none() {
@@ -61,11 +70,15 @@ impl Settle {
         }
     }
 
-    /// When the file is finished, if nothing more happens; `None` if nothing has happened, or its writer has not closed it.
+    /// When the file is to be read, if nothing more happens; `None` if nothing has happened, or its writer has not closed it.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        let changed = self.changed.filter(|_| !self.is_open)?;
-        Some(changed + QUIET)
+        let quiet = self.changed? + QUIET;
+        match self.insisted {
+            _ if !self.is_open => Some(quiet),
+            Some(insisted) => Some(quiet.max(insisted + PATIENCE)),
+            None => None,
+        }
     }
 
     /// Whether its writer has not closed it yet.
@@ -76,7 +89,7 @@ impl Settle {
 
     /// The file is read now, finished or not.
     pub fn take(&mut self, version: Option<Version>) {
-        (self.changed, self.taken) = (None, version);
+        (self.changed, self.insisted, self.taken) = (None, None, version);
     }
 }
 
@@ -130,6 +143,22 @@ mod tests {
         settle.see(version(2), start);
         settle.see(version(2), start + 200 * MS);
         assert_eq!(settle.due(), Some(start + QUIET));
+    }
+
+    #[test]
+    fn who_insists_waits_for_the_writer_but_not_for_ever() {
+        let (mut settle, start) = (Settle::default(), Instant::now());
+        settle.insist(start);
+        assert_eq!(settle.due(), Some(start + QUIET), "nobody writes");
+        settle.note(Event::Written, start + MS);
+        assert_eq!(settle.due(), Some(start + PATIENCE));
+        settle.note(Event::Written, start + PATIENCE);
+        assert_eq!(settle.due(), Some(start + PATIENCE + QUIET));
+        settle.note(Event::Closed, start + PATIENCE);
+        assert_eq!(settle.due(), Some(start + PATIENCE + QUIET));
+        settle.take(version(1));
+        settle.note(Event::Written, start);
+        assert_eq!(settle.due(), None, "that was once");
     }
 
     /// What was written after the reading began is not lost.

@@ -86,19 +86,25 @@ impl Watch {
     /// If the watch is broken.
     pub async fn events(&mut self) -> Result<Vec<Event>> {
         let mut ready = self.inotify.readable().await?;
+        ready.clear_ready();
+        drop(ready);
+        self.so_far()
+    }
+
+    /// What has happened and was not returned yet.
+    ///
+    /// # Errors
+    /// If the watch is broken.
+    pub fn so_far(&mut self) -> Result<Vec<Event>> {
         let mut told = Vec::new();
         loop {
             match self.inotify.get_ref().0.read_events() {
                 Ok(events) => told.extend(events),
-                Err(Errno::EAGAIN) => {
-                    ready.clear_ready();
-                    break;
-                }
+                Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).context("cannot watch the file"),
             }
         }
-        drop(ready);
         let events: Vec<Event> = told
             .iter()
             .filter_map(|event| self.meaning(event))
