@@ -271,9 +271,14 @@ fn whatever_happens_it_settles_and_who_is_not_concerned_does_not_notice(
             .with_context(|| format!("sequence {number}"))?;
         for probe in [incoming, outgoing] {
             let tally = probe.finish()?;
-            tally
-                .expect_no_loss()
-                .with_context(|| format!("sequence {number}: {:#?}", story.done))?;
+            tally.expect_no_loss().with_context(|| {
+                format!(
+                    "sequence {number}: {:#?} {:#?} {:#?}",
+                    story.done,
+                    lab.status(),
+                    lab.router.inventory()
+                )
+            })?;
         }
         for server in &wrong {
             ensure!(
