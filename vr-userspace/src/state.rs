@@ -15,7 +15,9 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, desired::Backend, ebpf::Generation, ports::Ports};
+use crate::{
+    config::MacAddr, desired::Backend, ebpf::Generation, ports::Ports, service::settle::Version,
+};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,6 +118,8 @@ pub struct Failure {
 pub struct State {
     /// The file that was loaded last.
     pub config: Option<PathBuf>,
+    /// Which content of it that was.
+    pub version: Option<Version>,
     /// The backend that was asked for.
     pub backend: Option<Backend>,
     /// When it was loaded, in seconds since 1970.

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use vr_tests::each_backend;
 use vr_tests::file::File;
@@ -108,6 +109,57 @@ fn the_same_beside_the_service(backend: &str) -> Result<()> {
         "{}",
         service.log()
     );
+    service.end().map(drop)
+}
+
+/// While a lock is waited for a file grows old.
+#[test]
+fn an_older_content_is_never_loaded_over_a_newer_one() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    lab.write_config(&File::small().to_string())?;
+    let service = lab.service("tc")?;
+    let files = lab.run_files()?;
+    let lock = files
+        .iter()
+        .find(|(name, _)| name.ends_with(".lock") && !name.contains("service"));
+    let (lock, _) = lock.context("a lock")?;
+    let held = OpenOptions::new()
+        .write(true)
+        .open(lab.run_directory().join(lock))?;
+    let held = Flock::lock(held, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    lab.write_config(&File::full().to_string())?;
+    eventually("it has read the file, and waits", || {
+        let log = service.log();
+        let read = log
+            .rmatch_indices("is good")
+            .next()
+            .context("a good file")?
+            .0;
+        ensure!(log.matches("is good").count() == 2, "{log}");
+        ensure!(log[read..].contains("is at work on this router: later"));
+        Ok(())
+    })?;
+    let newer = File::one_subnet();
+    let path = lab.write_config(&newer.to_string())?;
+    let mut load = lab.vr_command()?;
+    load.args(["load", "--config"]).arg(&path);
+    let mut load = load.spawn()?;
+    drop(held);
+    let mut ended = None;
+    for _ in 0..60 {
+        if ended.is_none() {
+            ended = load.try_wait()?;
+        }
+        let addresses = lab.router.addresses("lan1")?;
+        ensure!(
+            addresses.is_empty(),
+            "the older one was loaded: {addresses:?}"
+        );
+        thread::sleep(Duration::from_millis(25));
+    }
+    ensure!(load.wait()?.success());
+    settles(&lab, &newer, "tc")?;
     service.end().map(drop)
 }
 

@@ -17,6 +17,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    service::settle::Version,
     sessions::may_end_flows,
     state::{Failure, Owned, State, now},
     sysctl::Sysctls,
@@ -89,12 +90,14 @@ pub async fn run(
     let backend = in_force(instance, asked)?;
     // Before the lock: a wrong file is to be an error at once, for any user, and to touch nothing.
     let version = version(path);
+    let mut content = Version::of(path);
     let mut config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
     refuse_iptables(backend)?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
     // And again if it was written meanwhile: whoever held the lock may have loaded the newer one.
     if self::version(path) != version {
+        content = Version::of(path);
         config = super::read(path)?;
     }
     if Sysctls::read()?.reserved.is_none() {
@@ -103,7 +106,8 @@ pub async fn run(
         );
     }
     let netlink = Netlink::open()?;
-    make_so(instance, &netlink, &config, path, backend).await?;
+    reconcile(instance, &netlink, &config, path, backend).await?;
+    note_version(instance, content)?;
     report(
         &State::read(&instance.state_file())?,
         &netlink.links().await?,
@@ -131,7 +135,7 @@ pub fn in_force(instance: &Instance, asked: Option<Backend>) -> Result<Backend> 
 ///
 /// # Errors
 /// If it cannot be applied; the machine is as it was before.
-pub async fn make_so(
+pub async fn reconcile(
     instance: &Instance,
     netlink: &Netlink,
     config: &Config,
@@ -146,7 +150,20 @@ pub async fn make_so(
     Ok(())
 }
 
-/// What is not as the file says, a line each; nothing where [`make_so`] has nothing to do. Changes nothing.
+/// Notes which content of the file is in force now, so that a service that has not read it yet does not take it back.
+///
+/// # Errors
+/// If the record cannot be written.
+pub fn note_version(instance: &Instance, version: Option<Version>) -> Result<()> {
+    let mut state = State::read(&instance.state_file())?;
+    if state.version == version {
+        return Ok(());
+    }
+    state.version = version;
+    state.write(&instance.state_file())
+}
+
+/// What is not as the file says, a line each; nothing where [`reconcile`] has nothing to do. Changes nothing.
 ///
 /// # Errors
 /// If the machine cannot be read, or the file can never be applied to it.

@@ -32,7 +32,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    cli::load::{amiss, make_so, note_failure},
+    cli::load::{amiss, note_failure, note_version, reconcile},
     config::{self, Config},
     desired::Backend,
     instance::Instance,
@@ -207,6 +207,8 @@ struct Service<'a> {
     is_new: bool,
     /// What the last good file says.
     config: Option<Config>,
+    /// Which content of it that was.
+    version: Option<Version>,
     /// Whether that is, or was, in force: then it is somebody else's doing if it is no longer on record.
     was_loaded: bool,
     /// What waited when it was said last.
@@ -234,6 +236,7 @@ impl<'a> Service<'a> {
             file_period_ends: now + FILE_PERIOD,
             pace: Pace::new(now),
             config: None,
+            version: None,
             is_new: true,
             was_loaded: false,
             pending: Vec::new(),
@@ -368,7 +371,7 @@ impl<'a> Service<'a> {
                     warn!("{warning}");
                 }
                 debug!("{} is good", self.path.display());
-                self.config = Some(accepted.config);
+                (self.config, self.version) = (Some(accepted.config), version);
                 self.file_is(FileState::NotApplied);
                 if let Some(why) = self.record.stands_back.take() {
                     info!("{why}, and now the file is to be loaded: taking over again");
@@ -450,8 +453,20 @@ impl<'a> Service<'a> {
             info!("the backend is {backend:?} now, as somebody asked for it by `load`");
             self.backend = backend;
         }
+        if work == Work::Load && Version::of(&self.path) != self.version {
+            // While the lock was waited for the file was written anew, and may be loaded already by whoever did so.
+            debug!("what was read of the file is no longer what is there");
+            self.settle.see(Version::of(&self.path), Instant::now());
+            return Ok(Some(Came::Nothing));
+        }
         let mut came = Came::Followed;
         if work == Work::Look {
+            if state.version != self.version {
+                // Somebody was faster to read the file and load it, and must not see it taken back.
+                debug!("what is in force is a content of the file that was not read here yet");
+                self.settle.see(Version::of(&self.path), Instant::now());
+                return Ok(Some(Came::Nothing));
+            }
             let nics = state.identities.clone();
             let amiss = amiss(state, &self.netlink, config, self.backend).await?;
             if amiss.is_empty() {
@@ -469,7 +484,7 @@ impl<'a> Service<'a> {
                 came = Came::PutBack;
             }
         }
-        let done = make_so(
+        let done = reconcile(
             self.instance,
             &self.netlink,
             config,
@@ -481,6 +496,7 @@ impl<'a> Service<'a> {
             self.file_is(FileState::NotApplied);
             return Err(error);
         }
+        note_version(self.instance, self.version)?;
         self.is_new = false;
         self.is_in_force();
         self.say_what_is_loaded(config, work)?;
@@ -553,7 +569,8 @@ impl<'a> Service<'a> {
     }
 
     fn owes_ready_no_more(&mut self) {
-        if std::mem::take(&mut self.owes_ready) {
+        // What was done meanwhile is not what it was told to do.
+        if !self.settle.is_insisted() && std::mem::take(&mut self.owes_ready) {
             tell(&[NotifyState::Ready]);
         }
     }

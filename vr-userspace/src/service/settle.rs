@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// So long must nothing happen to a file.
@@ -21,7 +22,7 @@ pub enum Event {
 }
 
 /// What tells one content of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version([i64; 5]);
 
 impl Version {
@@ -85,6 +86,12 @@ impl Settle {
     #[must_use]
     pub fn is_being_written(&self) -> bool {
         self.changed.is_some() && self.is_open
+    }
+
+    /// Whether somebody insists, and the file has not been read since.
+    #[must_use]
+    pub fn is_insisted(&self) -> bool {
+        self.insisted.is_some()
     }
 
     /// The file is read now, finished or not.
