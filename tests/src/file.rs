@@ -134,6 +134,26 @@ impl File {
     }
 }
 
+/// What it says, for whoever checks that it came true.
+impl File {
+    /// The MAC, address and gateway of each entry of `if_list`.
+    pub fn nics(&self) -> impl Iterator<Item = (Mac, Ipv4Addr, Option<Ipv4Addr>)> + '_ {
+        self.nics
+            .iter()
+            .map(|nic| (nic.mac, nic.address, nic.gateway))
+    }
+
+    /// The EIPs with their VMs.
+    pub fn eips(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr)> + '_ {
+        self.eips.iter().copied()
+    }
+
+    /// The addresses with forwarded ports, each as often as it has any.
+    pub fn forwarded(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.forwards.iter().map(|forward| forward.eip)
+    }
+}
+
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "if_list:")?;

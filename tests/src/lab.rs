@@ -71,6 +71,40 @@ pub const HOSTS: [&str; 8] = [
     "router", "out", "lan", "client1", "client2", "vm1", "vm2", "vm3",
 ];
 
+/// Where one of the router's interfaces is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Socket {
+    /// Outside.
+    Uplink,
+    /// The first inside subnet.
+    Inside,
+    /// The second inside subnet.
+    Inside2,
+}
+
+impl Socket {
+    /// All of them.
+    pub const ALL: [Socket; 3] = [Socket::Uplink, Socket::Inside, Socket::Inside2];
+
+    /// The MAC of the interface there.
+    pub fn mac(self) -> Mac {
+        match self {
+            Socket::Uplink => UPLINK_MAC,
+            Socket::Inside => INSIDE_MAC,
+            Socket::Inside2 => INSIDE2_MAC,
+        }
+    }
+
+    /// The name of the interface there, at first.
+    pub fn nic(self) -> &'static str {
+        match self {
+            Socket::Uplink => UPLINK_NIC,
+            Socket::Inside => INSIDE_NIC,
+            Socket::Inside2 => INSIDE2_NIC,
+        }
+    }
+}
+
 /// What a lab is like.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
@@ -289,15 +323,35 @@ impl Lab {
         self.router.set_up("lo")
     }
 
+    /// Plugs one of the router's interfaces in under the name `nic`, while the router runs.
+    pub fn plug(&self, nic: &str, socket: Socket) -> Result<()> {
+        let (switch, port, bridge) = self.socket(socket);
+        self.plug_router(nic, socket.mac(), switch, port)?;
+        switch.bridge_port(bridge, port)
+    }
+
+    /// Unplugs one of the router's interfaces, whatever it is called now.
+    pub fn unplug(&self, socket: Socket) -> Result<()> {
+        let (switch, port, _) = self.socket(socket);
+        switch.delete_link(port)
+    }
+
+    fn socket(&self, socket: Socket) -> (&Netns, &'static str, &'static str) {
+        match socket {
+            Socket::Uplink => (&self.out, "router", "br0"),
+            Socket::Inside => (&self.lan, "router", "br0"),
+            Socket::Inside2 => (&self.lan, "router2", "br1"),
+        }
+    }
+
     /// Plugs the router's second inside interface in, while the router runs.
     pub fn plug_inside2(&self) -> Result<()> {
-        self.plug_router(INSIDE2_NIC, INSIDE2_MAC, &self.lan, "router2")?;
-        self.lan.bridge_port("br1", "router2")
+        self.plug(INSIDE2_NIC, Socket::Inside2)
     }
 
     /// Unplugs the router's second inside interface.
     pub fn unplug_inside2(&self) -> Result<()> {
-        self.lan.delete_link("router2")
+        self.unplug(Socket::Inside2)
     }
 
     /// Makes the router a plain one, without `vr-userspace`: addresses, default route and the kernel's forwarding.

@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use serde::{Deserialize, Serialize};
 use vr_common::{
     layout::{AddressEntry, INTERFACE_SLOTS, Interface},
     session::record::Settings,
@@ -24,7 +25,8 @@ use crate::{
 };
 
 /// What the operator asked for by `--backend`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// For each interface by itself: native XDP for NICs, TC for veth, bridge, VLAN and whatever refuses XDP. Where
     /// the kernel takes no eBPF at all, iptables for the whole machine.

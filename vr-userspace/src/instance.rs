@@ -57,6 +57,18 @@ impl Instance {
         self.run_dir.join(format!("{}.lock", self.name))
     }
 
+    /// The lock that the service of this router holds as long as it runs.
+    #[must_use]
+    pub fn service_lock(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.service.lock", self.name))
+    }
+
+    /// What the service says of itself.
+    #[must_use]
+    pub fn service_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.service.json", self.name))
+    }
+
     /// The record of what was set up.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {

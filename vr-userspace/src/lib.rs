@@ -30,6 +30,7 @@ pub mod observed;
 pub mod picture;
 pub mod ports;
 pub mod rules;
+pub mod service;
 pub mod sessions;
 pub mod state;
 pub mod sysctl;

@@ -42,36 +42,59 @@ impl Lock {
         let started = Instant::now();
         let mut told = false;
         loop {
+            let holder = match Self::try_take(path)? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => holder,
+            };
+            if started.elapsed() >= patience {
+                return Err(Busy {
+                    holder,
+                    waited: patience.as_secs(),
+                }
+                .into());
+            }
+            if !told {
+                eprintln!("waiting for {holder}, which is at work on this router");
+                told = true;
+            }
+            std::thread::sleep(POLL.min(patience));
+        }
+    }
+
+    /// Takes the lock at `path` if nobody holds it; else returns who does, in words.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn try_take(path: &Path) -> Result<Result<Self, String>> {
+        loop {
             // Opened anew each time: `remove` takes the file away under those who wait.
             match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
                 Ok(mut file) if is_at(&file, path) => {
                     // Only for the messages of those who wait: the lock itself is the kernel's.
                     let _ = write_holder(&mut file);
-                    return Ok(Self {
+                    return Ok(Ok(Self {
                         file,
                         path: path.to_owned(),
-                    });
+                    }));
                 }
                 Ok(_) => {}
                 Err((mut file, nix::Error::EWOULDBLOCK)) => {
-                    let holder = read_holder(&mut file);
-                    if started.elapsed() >= patience {
-                        return Err(Busy {
-                            holder,
-                            waited: patience.as_secs(),
-                        }
-                        .into());
-                    }
-                    if !told {
-                        eprintln!("waiting for {holder}, which is at work on this router");
-                        told = true;
-                    }
-                    std::thread::sleep(POLL.min(patience));
+                    return Ok(Err(read_holder(&mut file)));
                 }
                 Err((_, error)) => {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
             }
+        }
+    }
+
+    /// Who holds the lock at `path`, in words; `None` if nobody does. Makes no file.
+    #[must_use]
+    pub fn holder(path: &Path) -> Option<String> {
+        let file = trust::run_file(path, OFlag::O_RDONLY).ok()?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((mut file, nix::Error::EWOULDBLOCK)) => Some(read_holder(&mut file)),
+            _ => None,
         }
     }
 
@@ -159,6 +182,24 @@ mod tests {
         );
         drop(first);
         Lock::take(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn who_holds_it_can_be_asked_without_taking_or_making_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(Lock::holder(&path), None);
+        assert!(!path.exists());
+        let held = Lock::take(&path, Duration::ZERO).unwrap();
+        let me = format!("process {}", std::process::id());
+        assert!(Lock::holder(&path).is_some_and(|holder| holder.starts_with(&me)));
+        assert!(
+            Lock::try_take(&path)
+                .unwrap()
+                .is_err_and(|holder| holder.starts_with(&me))
+        );
+        drop(held);
+        assert_eq!(Lock::holder(&path), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
-    tc::{TcAttribute, TcHandle},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption},
 };
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -62,6 +62,15 @@ pub struct Machine {
     pub routes: BTreeSet<DefaultRoute>,
     /// Interfaces that accept frames redirected by XDP, as far as the kernel tells (6.3); `None` if it does not.
     pub redirect_targets: Option<BTreeSet<u32>>,
+}
+
+/// The side of an interface that a classifier is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where packets come in.
+    Ingress,
+    /// Where they leave.
+    Egress,
 }
 
 /// A netlink socket in the namespace of the thread that opened it.
@@ -282,6 +291,53 @@ impl Netlink {
                 Err(nix::Error::from_raw(-error.raw_code()))
             }
             Err(_) => Err(nix::Error::EIO),
+        }
+    }
+
+    /// The kernel's number of the BPF program that the classifier with this priority and handle runs, if there is one.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn classifier(
+        &self,
+        ifindex: u32,
+        side: Side,
+        priority: u16,
+        handle: u16,
+    ) -> Result<Option<u32>> {
+        let get = self
+            .0
+            .traffic_filter(i32::try_from(ifindex).context("no such interface")?)
+            .get();
+        let filters = match side {
+            Side::Ingress => get.ingress(),
+            Side::Egress => get.egress(),
+        };
+        let mut filters = filters.execute();
+        loop {
+            let filter = match filters.try_next().await {
+                Ok(Some(filter)) => filter,
+                // Without a clsact qdisc, or without the interface, there is none.
+                Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(None),
+                Err(error) => return Err(error).context("cannot list the classifiers"),
+            };
+            let header = &filter.header;
+            if header.info >> 16 != u32::from(priority) || header.handle.minor != handle {
+                continue;
+            }
+            let options = filter
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    TcAttribute::Options(options) => Some(options),
+                    _ => None,
+                });
+            return Ok(options.and_then(|options| {
+                options.iter().find_map(|option| match option {
+                    TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+                    _ => None,
+                })
+            }));
         }
     }
 

@@ -6,8 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -17,7 +16,10 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::{config::MacAddr, ebpf::Generation, netfilter::Loaded, ports::Ports, trust};
+use crate::{
+    config::MacAddr, desired::Backend, ebpf::Generation, netfilter::Loaded, ports::Ports,
+    service::settle::Version, trust,
+};
 
 /// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -129,6 +131,10 @@ pub struct Failure {
 pub struct State {
     /// The file that was loaded last.
     pub config: Option<PathBuf>,
+    /// Which content of it that was.
+    pub version: Option<Version>,
+    /// The backend that was asked for.
+    pub backend: Option<Backend>,
     /// When it was loaded, in seconds since 1970.
     pub loaded_at: Option<u64>,
     /// What was added.
@@ -187,12 +193,7 @@ impl State {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let write = || -> io::Result<()> {
             trust::make_run_dir(dir)?;
-            let new = path.with_extension("json.new");
-            // A run that was killed may have left one. Made anew, so that it is no link to anything.
-            Self::take_away(&new)?;
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-            trust::run_file(&new, flags)?.write_all(&serde_json::to_vec(self)?)?;
-            fs::rename(new, path)
+            trust::replace(path, &serde_json::to_vec(self)?)
         };
         write().with_context(|| {
             format!(
@@ -208,14 +209,7 @@ impl State {
     /// # Errors
     /// If it is there and cannot be removed.
     pub fn remove(path: &Path) -> Result<()> {
-        Self::take_away(path).with_context(|| format!("cannot remove {}", path.display()))
-    }
-
-    fn take_away(path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        trust::take_away(path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
     /// Forgets what was recorded of interfaces that are gone, or whose index another NIC has now: their addresses and
@@ -255,6 +249,7 @@ pub fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_record_comes_back_as_it_was_written() {

@@ -7,8 +7,8 @@
 use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
-    fs::{DirBuilder, File},
-    io,
+    fs::{self, DirBuilder, File},
+    io::{self, Write as _},
     os::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
@@ -66,6 +66,30 @@ pub fn run_file(path: &Path, flags: OFlag) -> io::Result<File> {
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mode = Mode::from_bits_truncate(0o644);
     Ok(openat(&dir, name, flags, mode)?.into())
+}
+
+/// Writes a run file, whole or not at all.
+///
+/// # Errors
+/// As [`run_file`].
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("json.new");
+    // A run that was killed may have left one. Made anew, so that it is no link to anything.
+    take_away(&new)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+    run_file(&new, flags)?.write_all(bytes)?;
+    fs::rename(new, path)
+}
+
+/// Removes a run file, if it is there.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn take_away(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a file for reading, through links of root's and one's own only. With it comes why somebody else than root may have

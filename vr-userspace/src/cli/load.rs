@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use anyhow::{Result, anyhow};
+use vr_common::outcome::Hook;
 
 pub use super::situation::Situation;
 use super::situation::suspect;
@@ -11,6 +12,7 @@ use crate::{
     config::{Config, Forward},
     desired::{Backend, Port},
     diff::diff,
+    ebpf,
     instance::Instance,
     lock::Lock,
     netfilter::{Loaded, Plane},
@@ -18,6 +20,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    service::settle::Version,
     sessions::may_end_flows,
     state::{Failure, Owned, State, Tuned, now},
     sysctl::Sysctls,
@@ -26,26 +29,110 @@ use crate::{
 pub async fn run(
     instance: &Instance,
     path: &Path,
-    backend: Backend,
+    asked: Option<Backend>,
     patience: Duration,
 ) -> Result<()> {
+    let backend = in_force(instance, asked)?;
     // Before the lock: a wrong file is to be an error at once, for any user, and to touch nothing.
     let version = version(path);
+    let mut content = Version::of(path);
     let mut config = super::read(path).inspect_err(|error| note_failure(instance, error))?;
     super::require_root()?;
     let _lock = Lock::take(&instance.lock_file(), patience)?;
     // And again if it was written meanwhile: whoever held the lock may have loaded the newer one.
     if self::version(path) != version {
+        content = Version::of(path);
         config = super::read(path)?;
     }
     let netlink = Netlink::open()?;
     reconcile(instance, &netlink, &config, path, backend).await?;
+    note_version(instance, content)?;
     report(
         &State::read(&instance.state_file())?,
         &netlink.links().await?,
         &config,
     );
     Ok(())
+}
+
+/// The backend to use: what was asked for; else, beside a service, what is in force there, so that the two do not quarrel.
+///
+/// # Errors
+/// If the record cannot be read.
+pub fn in_force(instance: &Instance, asked: Option<Backend>) -> Result<Backend> {
+    if let Some(backend) = asked {
+        return Ok(backend);
+    }
+    if Lock::holder(&instance.service_lock()).is_none() {
+        return Ok(Backend::Auto);
+    }
+    let state = State::read(&instance.state_file())?;
+    Ok(state.backend.unwrap_or_default())
+}
+
+/// Notes which content of the file is in force now, so that a service that has not read it yet does not take it back.
+///
+/// # Errors
+/// If the record cannot be written.
+pub fn note_version(instance: &Instance, version: Option<Version>) -> Result<()> {
+    let mut state = State::read(&instance.state_file())?;
+    if state.version == version {
+        return Ok(());
+    }
+    state.version = version;
+    state.write(&instance.state_file())
+}
+
+/// What is not as the file says, a line each; nothing where [`reconcile`] has nothing to do. Changes nothing.
+///
+/// # Errors
+/// If the machine cannot be read, or the file can never be applied to it.
+pub async fn amiss(
+    state: State,
+    netlink: &Netlink,
+    config: &Config,
+    backend: Backend,
+) -> Result<Vec<String>> {
+    let situation = Situation::read(netlink, state).await?;
+    // What `auto` has chosen stays until the next load: here nothing is tried.
+    let by_rules = match backend {
+        Backend::Iptables => true,
+        Backend::Auto => !situation.state.netfilter.is_empty(),
+        Backend::Xdp | Backend::Tc => false,
+    };
+    let used = situation.state.netfilter.last();
+    let shifts = used.is_none_or(|loaded| loaded.rules.shifts);
+    let netfilter = by_rules
+        .then(|| situation.netfilter("", Some(shifts)))
+        .transpose()?;
+    let desired = situation.desired(config, backend, netfilter.as_ref())?;
+    let mut lines =
+        diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
+    if let Some(generation) = &situation.generation {
+        for ifindex in desired.picture.interfaces.keys() {
+            for hook in [Hook::TcIngress, Hook::TcEgress] {
+                let program = generation.program_id(hook);
+                if !ebpf::runs_tc(netlink, program, *ifindex, hook).await? {
+                    lines.push(format!("+ {} on {}", hook.name(), situation.name(*ifindex)));
+                }
+            }
+        }
+    }
+    if situation.state.flows_to_end {
+        lines.push("- flows of rules that are gone".to_owned());
+    }
+    let waits = |all: &[String], others: &[String], sign: &str| {
+        let only = all.iter().filter(|entry| !others.contains(entry));
+        only.map(|entry| format!("{sign} pending: {entry}"))
+            .collect::<Vec<_>>()
+    };
+    lines.extend(waits(&desired.pending, &situation.state.pending, "~"));
+    lines.extend(waits(
+        &situation.state.pending,
+        &desired.pending,
+        "~ no longer",
+    ));
+    Ok(lines)
 }
 
 /// What tells one content of a file from another without reading it: file system, file, length and time of the last change.
@@ -61,7 +148,7 @@ fn version(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
 }
 
 /// Leaves word of a wrong file for `status`, where something is loaded. The file is wrong all the same if that fails.
-fn note_failure(instance: &Instance, error: &anyhow::Error) {
+pub fn note_failure(instance: &Instance, error: &anyhow::Error) {
     let note = || -> Result<()> {
         let _lock = Lock::take(&instance.lock_file(), Duration::ZERO)?;
         let mut state = State::read(&instance.state_file())?;
@@ -246,6 +333,7 @@ impl Pass<'_> {
                     .collect();
                 state.pending = desired.pending;
                 state.forwards = desired.forwards;
+                state.backend = Some(backend);
                 (state.config, state.loaded_at, state.last_failure) =
                     (Some(std::path::absolute(path)?), Some(now()), None);
                 state.write(&instance.state_file())?;

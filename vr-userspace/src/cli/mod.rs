@@ -2,9 +2,11 @@
 
 mod check;
 mod doctor;
+mod first_generation;
 mod generate;
-mod load;
+pub(crate) mod load;
 mod plan;
+mod run;
 mod sessions;
 mod situation;
 mod status;
@@ -16,7 +18,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Rejected, desired::Backend, instance::Instance, lock::Busy};
+use crate::{
+    config::Rejected, desired::Backend, instance::Instance, lock::Busy, service::AlreadyRuns,
+};
 
 /// The configuration's place. `KYLIN_VR_CONFIG` overrides it.
 const CONFIG: &str = "/etc/kylin-vr/kylin-vr.yaml";
@@ -26,7 +30,7 @@ Exit codes:
   0  done
   1  could not apply; everything is as it was before
   2  the file is wrong; nothing was touched
-  3  another call holds the lock, and --wait ran out";
+  3  another call (with run: another service) holds the lock, and --wait ran out";
 
 /// Makes this machine the virtual router that kylin-vr.yaml describes: NAT in XDP and TC programs.
 #[derive(Debug, Parser)]
@@ -41,6 +45,9 @@ enum Verb {
     /// Make the machine be what the file says, and exit; what is set up stays. Again, it changes only what differs
     #[command(visible_alias = "reload")]
     Load(LoadArgs),
+    /// Load, stay in the foreground, and follow the file and NICs that come and go: the service
+    #[command(after_help = run::HELP)]
+    Run(run::Arguments),
     /// Take everything away again that load put there, and nothing else
     Unload(WaitArgs),
     /// Validate the file only; needs no privilege
@@ -80,9 +87,9 @@ struct WaitArgs {
 struct PlanArgs {
     #[command(flatten)]
     file: ConfigArgs,
-    /// How packets are to be translated
-    #[arg(long, value_enum, default_value_t)]
-    backend: Backend,
+    /// How packets are to be translated; without it `auto`, or while the service runs what it has
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
 }
 
 #[derive(Debug, Args)]
@@ -118,7 +125,8 @@ impl WaitArgs {
 /// Runs the command of this process's arguments; the exit code is that of the table in `--help`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words = first_generation::translated(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Not clap's own 2, which means that the file is wrong.
@@ -135,7 +143,8 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<Busy>() { 3 } else { 1 })
+            let held = error.is::<Busy>() || error.is::<AlreadyRuns>();
+            ExitCode::from(if held { 3 } else { 1 })
         }
     }
 }
@@ -153,6 +162,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             args.plan.backend,
             args.wait.patience(),
         )),
+        Verb::Run(args) => run::run(&Instance::current()?, &args),
         Verb::Unload(args) => {
             runtime()?.block_on(unload::run(&Instance::current()?, args.patience()))
         }
@@ -217,7 +227,7 @@ mod tests {
                 cli.verb,
                 Verb::Load(LoadArgs {
                     plan: PlanArgs {
-                        backend: Backend::Tc,
+                        backend: Some(Backend::Tc),
                         ..
                     },
                     wait: WaitArgs { wait: 5 }

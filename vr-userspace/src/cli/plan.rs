@@ -9,8 +9,9 @@ use crate::{
     apply::NoEbpf, desired::Backend, diff::diff, instance::Instance, netlink::Netlink, state::State,
 };
 
-pub async fn run(instance: &Instance, config: &Path, backend: Backend) -> Result<()> {
+pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> Result<()> {
     let config = super::read(config)?;
+    let backend = load::in_force(instance, asked)?;
     let state = State::read(&instance.state_file())?;
     let situation = load::Situation::read(&Netlink::open()?, state).await?;
     let refused = match backend {

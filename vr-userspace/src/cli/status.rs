@@ -19,7 +19,8 @@ use crate::{
     observed::observed,
     picture::Picture,
     rules::{What, rules},
-    state::{Failure, State},
+    service::record::Record,
+    state::{Failure, State, now},
     sysctl::Sysctls,
 };
 
@@ -41,6 +42,8 @@ struct Status {
     sessions: SessionStatus,
     pending: Vec<String>,
     last_failure: Option<Failure>,
+    /// What the service says of itself, where one runs.
+    service: Option<Record>,
     /// Program → outcome → packets and bytes.
     counters: BTreeMap<&'static str, BTreeMap<&'static str, Count>>,
     /// Every rule of the file, and what went by it.
@@ -171,6 +174,7 @@ async fn read(instance: &Instance) -> Result<Status> {
     };
     let tuned = picture.netfilter.is_some();
     let capacity = sysctls.conntrack_capacity.filter(|_| tuned);
+    let service = Record::of_living(instance);
     Ok(Status {
         instance: instance.name().to_owned(),
         loaded: state.loaded_at.is_some(),
@@ -186,7 +190,8 @@ async fn read(instance: &Instance) -> Result<Status> {
             capacity: capacity.map_or(picture.sessions, |it| it.try_into().unwrap_or(u32::MAX)),
         },
         pending: state.pending.clone(),
-        last_failure: state.last_failure.clone(),
+        last_failure: last_failure(&state, service.as_ref()),
+        service,
         counters,
         rules,
     })
@@ -204,6 +209,41 @@ fn by_rule(generation: &Generation, picture: &Picture) -> Result<Vec<RuleStatus>
             })
         })
         .collect()
+}
+
+/// Of what calls and the service have recorded, the latter if it is newer than the last load.
+fn last_failure(state: &State, service: Option<&Record>) -> Option<Failure> {
+    let services = service
+        .and_then(|service| service.last_failure.clone())
+        .filter(|failure| state.loaded_at.is_none_or(|loaded| failure.at >= loaded));
+    let all = [state.last_failure.clone(), services];
+    all.into_iter().flatten().max_by_key(|failure| failure.at)
+}
+
+fn print_service(service: &Record) {
+    println!(
+        "service: process {}, running for {}; {} {}",
+        service.pid,
+        ago(service.since),
+        service.config.display(),
+        service.file.words()
+    );
+    if let Some(why) = &service.stands_back {
+        println!(
+            "service: {why}; it stands back until that file changes or is loaded again (`vr-userspace load`)"
+        );
+    }
+}
+
+/// How long ago, in the greatest unit that has passed.
+fn ago(at: u64) -> String {
+    let seconds = now().saturating_sub(at);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
 }
 
 fn print(status: &Status) {
@@ -246,6 +286,9 @@ fn print(status: &Status) {
         println!(
             "somebody has changed the router's iptables rules: run load again, which puts them back"
         );
+    }
+    if let Some(service) = &status.service {
+        print_service(service);
     }
     for pending in &status.pending {
         println!("pending: {pending}");

@@ -30,7 +30,28 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .run(None, &situation.observed, &mut Picture::default())
         .await?;
     State::remove(&instance.state_file())?;
+    let service = sweep(instance)?;
     lock.remove();
     println!("unloaded");
+    if let Some(service) = service {
+        eprintln!(
+            "note: {service} runs as this router's service; it stands back until the file changes or it is told to reload"
+        );
+    }
     Ok(())
+}
+
+/// Removes what a service that was killed has left, or says which one runs.
+fn sweep(instance: &Instance) -> Result<Option<String>> {
+    if !instance.service_lock().exists() {
+        return Ok(None);
+    }
+    match Lock::try_take(&instance.service_lock())? {
+        Err(holder) => Ok(Some(holder)),
+        Ok(lock) => {
+            let _ = std::fs::remove_file(instance.service_file());
+            lock.remove();
+            Ok(None)
+        }
+    }
 }

@@ -15,11 +15,12 @@ use aya::programs::{
 };
 use vr_common::outcome::Hook;
 
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Link, Netlink, Side};
 
 /// Priority of our classifier: before those that `tc` numbers by itself (from 49152 on).
 pub const TC_PRIORITY: u16 = 50;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6b76);
+const HANDLE_MINOR: u16 = 0x6b76;
+const HANDLE: TcHandle = TcHandle::new(0, HANDLE_MINOR);
 /// What the names of all our XDP programs begin with.
 const XDP_NAME: &str = "xdp_ingress";
 
@@ -123,6 +124,21 @@ pub fn attach_tc(program: ProgramInfo, link: &Link, hook: Hook) -> Result<()> {
     // The classifier stays until it is deleted, which dropping aya's link to it would do.
     std::mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// Whether the interface runs this very TC program of ours.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn runs_tc(netlink: &Netlink, program: u32, ifindex: u32, hook: Hook) -> Result<bool> {
+    let side = match hook {
+        Hook::TcEgress => Side::Egress,
+        _ => Side::Ingress,
+    };
+    let there = netlink
+        .classifier(ifindex, side, TC_PRIORITY, HANDLE_MINOR)
+        .await?;
+    Ok(there == Some(program))
 }
 
 /// Takes a TC program away from `link`, if it is there.
