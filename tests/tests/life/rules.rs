@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use vr_tests::each_backend;
+use vr_tests::each_ebpf_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{CLIENT1, EIP1, EIP3, FORWARDED, Lab, UPLINK, VM1, VM2, VM3};
 use vr_tests::ping::{Ping, ping};
@@ -12,7 +12,8 @@ use vr_tests::socket::{UdpClient, UdpEcho};
 
 use super::PORT;
 
-each_backend!(
+// netfilter counts the packets that begin a connection, not those that go by it.
+each_ebpf_backend!(
     every_rule_has_counters_of_its_own,
     counters_go_on_while_their_rule_stands_and_begin_anew_with_a_new_one,
     counters_survive_more_rules_than_there_was_room_for,

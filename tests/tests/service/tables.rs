@@ -21,7 +21,7 @@ pub fn check(lab: &Lab, expected: &Expected) -> Result<()> {
         // The tables go with the last program.
         return Ok(());
     }
-    let addresses: HashMap<MapData, [u8; 4], [u8; 16]> =
+    let addresses: HashMap<MapData, [u8; 4], [u8; 24]> =
         Map::HashMap(open(&maps, "ADDRESSES")?).try_into()?;
     let (mut to_vms, mut by_eips) = (BTreeMap::new(), BTreeMap::new());
     let mut forwarded = BTreeSet::new();
