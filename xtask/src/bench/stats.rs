@@ -54,11 +54,6 @@ impl Series {
     pub fn less(&self, other: &Self) -> Self {
         self.with(other, |a, b| a - b)
     }
-
-    /// Both together.
-    pub fn and(&self, other: &Self) -> Self {
-        self.with(other, |a, b| a + b)
-    }
 }
 
 impl FromIterator<f64> for Series {
