@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 use crate::shell;
 
 /// How long a machine may run.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The machine's NICs: on which of the two wires, and with which MAC. The first two are the router's, those
 /// of examples/kylin-vr.yaml; vm/smoke.sh knows the others.
