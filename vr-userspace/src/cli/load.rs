@@ -20,7 +20,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
-    service::settle::Version,
+    service::{log::warning, settle::Version},
     sessions::may_end_flows,
     state::{Failure, Owned, State, Tuned, now},
     sysctl::Sysctls,
@@ -187,13 +187,15 @@ pub async fn reconcile(
         return pass.run(Some(ASKED)).await.map(drop);
     }
     if Sysctls::read()?.reserved.is_none() {
-        eprintln!(
-            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
+        warning(
+            "net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has",
         );
     }
     let raised = match pass.run(None).await {
         Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
-            eprintln!("warning: {error:#}; iptables does the work, for the whole machine");
+            warning(format_args!(
+                "{error:#}; iptables does the work, for the whole machine"
+            ));
             let why = format!("{error:#}");
             let second = pass.run(Some(&why)).await;
             return second
@@ -245,9 +247,7 @@ impl Pass<'_> {
             None => None,
         };
         let mut desired = situation.desired(config, backend, netfilter.as_ref())?;
-        for warning in &desired.warnings {
-            eprintln!("warning: {warning}");
-        }
+        desired.warnings.iter().for_each(warning);
         let before = situation.state.clone();
         let prepared = prepare(
             situation.generation.as_ref(),

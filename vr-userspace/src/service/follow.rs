@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     listen::{Heard, Listener},
     manager::tell,
-    pace::{Came, Pace, Work},
+    pace::{Came, PERIOD, PERIOD_OF_RULES, Pace, Work},
     record::{FileState, Record},
     settle::{Event, Settle, Version},
     watch::Watch,
@@ -276,7 +276,7 @@ impl<'a> Service<'a> {
 
     /// Does the work if nobody else is at work on the router; `None` if somebody is.
     async fn under_the_lock(&mut self, work: Work, config: &Config) -> Result<Option<Came>> {
-        let _lock = match Lock::try_take(&self.instance.lock_file())? {
+        let lock = match Lock::try_take(&self.instance.lock_file())? {
             Ok(lock) => lock,
             Err(holder) => {
                 debug!("{holder} is at work on this router: later");
@@ -284,7 +284,12 @@ impl<'a> Service<'a> {
             }
         };
         let state = State::read(&self.instance.state_file())?;
+        self.look_as_often_as_needed(&state);
         if self.stands_back(&state) {
+            if !self.instance.state_file().exists() {
+                // Whoever unloaded took it away, and nothing of the router is to be left.
+                lock.remove();
+            }
             return Ok(Some(Came::Nothing));
         }
         if let Some(backend) = state.backend.filter(|_| !self.is_new)
@@ -343,6 +348,12 @@ impl<'a> Service<'a> {
         Ok(Some(came))
     }
 
+    fn look_as_often_as_needed(&mut self, state: &State) {
+        let by_rules = !state.netfilter.is_empty();
+        self.pace
+            .look_every(if by_rules { PERIOD_OF_RULES } else { PERIOD });
+    }
+
     fn is_in_force(&mut self) {
         self.was_loaded = true;
         if matches!(self.record.file, FileState::NotApplied) {
@@ -389,6 +400,7 @@ impl<'a> Service<'a> {
 
     fn say_what_is_loaded(&mut self, config: &Config, work: Work) -> Result<()> {
         let state = State::read(&self.instance.state_file())?;
+        self.look_as_often_as_needed(&state);
         if work == Work::Load {
             info!(
                 "loaded: {} interfaces, {} EIPs, {} forwards",

@@ -1,0 +1,110 @@
+//! What is iptables' own under the service: rules that somebody changes, of which nobody tells, and `auto` that falls back.
+
+use anyhow::{Context, Result, ensure};
+use vr_tests::file::File;
+use vr_tests::lab::{EIP1, EIP2, Lab};
+use vr_tests::ping::ping;
+use vr_tests::program;
+use vr_tests::require_root;
+use vr_tests::service::{GENEROUS, Service, eventually};
+
+use super::{is_as, settles};
+
+/// Runs the iptables that has the router's rules.
+pub fn iptables(lab: &Lab, words: &str) -> Result<()> {
+    let variant = lab.status()?["interfaces"][0]["variant"].clone();
+    let variant = variant.as_str().context("which iptables")?;
+    let mut command = lab.router.command(format!("iptables-{variant}"))?;
+    command.args(words.split(' '));
+    program::run(command, GENEROUS)?.ok().map(drop)
+}
+
+#[test]
+fn rules_that_somebody_changes_are_put_back_in_either_iptables() -> Result<()> {
+    require_root!();
+    for variant in ["nft", "legacy"] {
+        let mut lab = Lab::new()?;
+        lab.set_env("KYLIN_VR_IPTABLES", variant);
+        let full = File::full();
+        lab.write_config(&full.to_string())?;
+        let service = lab.service("iptables")?;
+        let loaded = lab.router.inventory()?;
+        for change in [
+            "-t nat -F KYLIN-VR-TO",
+            "-t nat -D POSTROUTING -j KYLIN-VR-POST",
+            "-t mangle -N KYLIN-VR-STRAY",
+        ] {
+            iptables(&lab, change)?;
+            ensure!(
+                is_as(&lab, &full, "iptables").is_err(),
+                "{change} is not seen"
+            );
+            eventually(change, || {
+                ensure!(lab.router.inventory()? == loaded, "{}", service.log());
+                Ok(())
+            })?;
+            settles(&lab, &full, "iptables").context(change)?;
+            ping(&lab.client1, EIP1)?;
+        }
+        let log = service.end()?;
+        let found = log.matches("not as it was loaded").count();
+        ensure!(found == 3, "found {found} times: {log}");
+    }
+    Ok(())
+}
+
+fn without_bpf(lab: &Lab) -> Result<Service> {
+    let mut command = lab.vr_command_without_bpf()?;
+    command.args(["run", "--backend", "auto", "--config"]);
+    command.arg(lab.config_path());
+    let mut service = lab.start_service(command)?;
+    service.wait_told("READY=1")?;
+    Ok(service)
+}
+
+#[test]
+fn a_service_that_has_fallen_back_stays_with_iptables_until_it_may_do_better() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    let before = lab.router.inventory()?;
+    let (small, full) = (File::small(), File::full());
+    for round in 0..2 {
+        lab.write_config(&full.to_string())?;
+        // The second time where programs run that it may not even look at.
+        let service = without_bpf(&lab)?;
+        is_as(&lab, &full, "iptables")?;
+        let log = service.log();
+        ensure!(
+            log.contains(" WARN eBPF is not to be had here") && !log.contains("warning:"),
+            "not in the log's own form: {log}"
+        );
+        // It finds nothing to do where nothing has happened.
+        let inventory = lab.router.inventory()?;
+        lab.router.add_address("lan0", "192.168.7.1/24")?;
+        lab.router.remove_address("lan0", "192.168.7.1/24")?;
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        ensure!(lab.router.inventory()? == inventory);
+        let more = service.log()[log.len()..].to_owned();
+        ensure!(!more.contains("not as the file says"), "{more}");
+        // What happens is followed, and it stays with iptables.
+        lab.unplug_inside2()?;
+        settles(&lab, &full, "iptables").context("a NIC goes")?;
+        lab.plug_inside2()?;
+        lab.write_config(&small.to_string())?;
+        settles(&lab, &small, "iptables").context("a file")?;
+        lab.router.remove_address("wan0", &format!("{EIP2}/32"))?;
+        settles(&lab, &small, "iptables").context("an EIP")?;
+        ping(&lab.client1, EIP2)?;
+        service.end()?;
+        if round == 0 {
+            // One that is let takes eBPF, and nothing of the rules is left.
+            let service = lab.service("auto")?;
+            is_as(&lab, &small, "tc")?;
+            let log = service.end()?;
+            ensure!(!log.contains("WARN"), "{log}");
+        }
+    }
+    lab.unloads()?;
+    ensure!(lab.router.inventory()? == before);
+    Ok(())
+}
