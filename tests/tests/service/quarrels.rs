@@ -15,7 +15,7 @@ use vr_tests::require_root;
 use vr_tests::service::eventually;
 use vr_tests::socket::UdpEcho;
 
-use super::rules::iptables;
+use super::rules::{iptables, variant};
 use super::{PORT, at, settles};
 
 each_backend!(
@@ -87,8 +87,9 @@ fn what_somebody_takes_away_is_put_back(backend: &str) -> Result<()> {
 
 /// What an administrator does who wants to see whether it is the rules: both tables are empty.
 fn flush(lab: &Lab) -> Result<()> {
+    let variant = variant(lab)?;
     for words in ["-t nat -F", "-t nat -X", "-t mangle -F", "-t mangle -X"] {
-        iptables(lab, words)?;
+        iptables(lab, &variant, words)?;
     }
     Ok(())
 }
@@ -110,11 +111,17 @@ fn what_somebody_adds_is_left_alone(backend: &str) -> Result<()> {
     lab.router.route("10.77.0.0/16", Via::Gateway(CLIENT1))?;
     if backend == "iptables" {
         // There is no clsact to add a filter to.
+        let variant = variant(&lab)?;
         iptables(
             &lab,
+            &variant,
             "-t nat -I PREROUTING -p udp -m udp --dport 1 -j RETURN",
         )?;
-        iptables(&lab, "-t mangle -A FORWARD -j MARK --set-xmark 0x1/0x1")?;
+        iptables(
+            &lab,
+            &variant,
+            "-t mangle -A FORWARD -j MARK --set-xmark 0x1/0x1",
+        )?;
     } else {
         lab.router.add_filter("lan0")?;
     }

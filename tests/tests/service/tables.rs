@@ -138,7 +138,12 @@ impl Rules {
             let words: Vec<&str> = line.split(' ').collect();
             let twice = match words.as_slice() {
                 // A chain; a missing one would be missed where it is led to.
-                [_, chain, "-"] if chain.starts_with(':') => false,
+                [
+                    "nat",
+                    ":KYLIN-VR-PRE" | ":KYLIN-VR-TO" | ":KYLIN-VR-POST" | ":KYLIN-VR-FROM",
+                    "-",
+                ]
+                | ["mangle", ":KYLIN-VR-IN" | ":KYLIN-VR-THROUGH", "-"] => false,
                 [
                     "nat",
                     "-A",

@@ -93,7 +93,7 @@ pub async fn amiss(
     config: &Config,
     backend: Backend,
 ) -> Result<Vec<String>> {
-    let situation = Situation::read(netlink, state).await?;
+    let mut situation = Situation::read(netlink, state).await?;
     // What `auto` has chosen stays until the next load: here nothing is tried.
     let by_rules = match backend {
         Backend::Iptables => true,
@@ -106,6 +106,11 @@ pub async fn amiss(
         .then(|| situation.netfilter("", Some(shifts)))
         .transpose()?;
     let desired = situation.desired(config, backend, netfilter.as_ref())?;
+    if situation.observed.strange_rules {
+        // That they are strange is said in one line, whatever the number of rules.
+        let rules = &mut situation.observed.netfilter;
+        rules.clone_from(&desired.picture.netfilter);
+    }
     let mut lines =
         diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
     if let Some(generation) = &situation.generation {

@@ -32,6 +32,9 @@ use crate::{
 /// How often the file is looked at although nothing was told of it: network file systems tell nothing.
 const FILE_PERIOD: Duration = Duration::from_secs(5);
 
+/// So many of the things that are not as the file says are told of each time; thousands would hide what matters.
+const LINES: usize = 20;
+
 /// A service that runs.
 pub struct Service<'a> {
     instance: &'a Instance,
@@ -318,12 +321,15 @@ impl<'a> Service<'a> {
                 self.is_in_force();
                 return Ok(Some(Came::Nothing));
             }
-            for line in &amiss {
-                if self.quarrels {
+            for (number, line) in amiss.iter().enumerate() {
+                if self.quarrels || number >= LINES {
                     debug!("not as the file says: {line}");
                 } else {
                     info!("not as the file says: {line}");
                 }
+            }
+            if let Some(more @ 1..) = amiss.len().checked_sub(LINES) {
+                info!("not as the file says: {more} things more");
             }
             if self.same_nics(&nics).await {
                 came = Came::PutBack;
