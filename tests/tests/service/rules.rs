@@ -100,6 +100,16 @@ fn a_service_that_has_fallen_back_stays_with_iptables_until_it_may_do_better() -
         lab.router.remove_address("wan0", &format!("{EIP2}/32"))?;
         settles(&lab, &small, "iptables").context("an EIP")?;
         ping(&lab.client1, EIP2)?;
+        // Nor is a router with nothing to do a reason to forget what is not to be had.
+        lab.write_config("")?;
+        settles(&lab, &File::default(), "iptables").context("an empty file")?;
+        lab.write_config(&small.to_string())?;
+        settles(&lab, &small, "iptables").context("a file again")?;
+        ensure!(
+            !service.log().contains("keeps changing"),
+            "{}",
+            service.log()
+        );
         service.end()?;
         if round == 0 {
             // One that is let takes eBPF, and nothing of the rules is left.
