@@ -1,6 +1,7 @@
 //! What is iptables' own under the service: rules that somebody changes, of which nobody tells, and `auto` that falls back.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use vr_tests::file::File;
 use vr_tests::lab::{EIP1, EIP2, Lab};
 use vr_tests::ping::ping;
@@ -37,10 +38,15 @@ fn rules_that_somebody_changes_are_put_back_in_either_iptables() -> Result<()> {
         for change in [
             "-t nat -F KYLIN-VR-TO",
             "-t nat -D POSTROUTING -j KYLIN-VR-POST",
+            "-t nat -I KYLIN-VR-FROM -j ACCEPT",
             "-t mangle -N KYLIN-VR-STRAY",
         ] {
             let log = service.log();
+            service.signal(Signal::SIGSTOP)?;
             iptables(&lab, variant, change)?;
+            let seen = is_as(&lab, &full, "iptables").is_err();
+            service.signal(Signal::SIGCONT)?;
+            ensure!(seen, "{change} is not seen by the test's own reader");
             // It may be put back before anybody sees it, so the log is asked.
             eventually(change, || {
                 let more = service.log()[log.len()..].to_owned();
@@ -51,9 +57,19 @@ fn rules_that_somebody_changes_are_put_back_in_either_iptables() -> Result<()> {
             settles(&lab, &full, "iptables").context(change)?;
             ping(&lab.client1, EIP1)?;
         }
-        let log = service.end()?;
+        let log = service.log();
         let found = log.matches("not as the file says").count();
-        ensure!(found == 3, "said {found} times, not once each: {log}");
+        ensure!(found == 4, "said {found} times, not once each: {log}");
+        // Somebody who names the other one gets it, until the service looks, which was told to use this one.
+        let other = if variant == "nft" { "legacy" } else { "nft" };
+        lab.set_env("KYLIN_VR_IPTABLES", other);
+        let said = lab.load(&full.to_string(), "iptables")?.ok()?;
+        ensure!(said.contains(&format!("iptables, {other}")), "{said}");
+        eventually("back again", || {
+            ensure!(lab.router.inventory()? == loaded, "{}", service.log());
+            Ok(())
+        })?;
+        service.end()?;
     }
     Ok(())
 }
