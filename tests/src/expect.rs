@@ -61,6 +61,12 @@ pub struct Expected {
     pub forwarded: BTreeSet<Ipv4Addr>,
     /// The indices of the interfaces.
     pub interfaces: BTreeSet<u32>,
+    /// The uplink's name and address.
+    pub uplink: Option<(String, Ipv4Addr)>,
+    /// The names of the interfaces inside.
+    pub insides: BTreeSet<String>,
+    /// Whether netfilter does the work, so that no program is to be there; else no rule is.
+    pub netfilter: bool,
     /// How many entries of `if_list` wait for their NICs.
     pub absent: usize,
 }
@@ -68,9 +74,11 @@ pub struct Expected {
 impl Expected {
     /// Of `file` on these NICs, with `backend` on all of them.
     pub fn of(file: &File, nics: &[Nic], backend: &str) -> Expected {
-        let mut expected = Expected::default();
+        let mut expected = Expected {
+            netfilter: backend == "iptables",
+            ..Expected::default()
+        };
         let mut say = |line: String| expected.lines.insert(line);
-        let mut uplink = None;
         for (mac, address, gateway) in file.nics() {
             let Some(nic) = nics.iter().find(|nic| nic.mac == mac) else {
                 expected.absent += 1;
@@ -81,19 +89,23 @@ impl Expected {
             let xdp = if backend == "xdp" { " xdp" } else { "" };
             say(format!("link {name} up mtu 1500{xdp}"));
             say(format!("address {name} {address}/24"));
-            say(format!("qdisc {name} clsact"));
-            say(format!("filter {name} ingress"));
-            say(format!("filter {name} egress"));
+            if !expected.netfilter {
+                say(format!("qdisc {name} clsact"));
+                say(format!("filter {name} ingress"));
+                say(format!("filter {name} egress"));
+            }
             if let Some(gateway) = gateway {
                 say(format!("route 0.0.0.0/0 via {gateway} dev {name}"));
-                uplink = Some(name);
+                expected.uplink = Some((name.clone(), address));
+            } else {
+                expected.insides.insert(name.clone());
             }
         }
         say(format!(
             "forwarding {}",
             u8::from(!expected.interfaces.is_empty())
         ));
-        if let Some(uplink) = uplink {
+        if let Some((uplink, _)) = &expected.uplink {
             for (eip, vm) in file.eips() {
                 say(format!("address {uplink} {eip}/32"));
                 expected.eips.push((eip, vm));

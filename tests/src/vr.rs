@@ -76,12 +76,18 @@ impl Lab {
 
     /// As [`Lab::vr`], as root without what BPF needs, as in a container: the kernel refuses it.
     pub fn vr_without_bpf(&self, arguments: &[&str]) -> Result<Outcome> {
+        let mut command = self.vr_command_without_bpf()?;
+        command.args(arguments);
+        program::run(command, LIMIT)
+    }
+
+    /// As [`Lab::vr_command`], for [`Lab::vr_without_bpf`].
+    pub fn vr_command_without_bpf(&self) -> Result<Command> {
         /// `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF` of linux/capability.h.
         const OF_BPF: [libc::c_ulong; 3] = [21, 38, 39];
         let mut command = self.vr_command()?;
         sys::drop_before_exec(&mut command, &OF_BPF);
-        command.args(arguments);
-        program::run(command, LIMIT)
+        Ok(command)
     }
 
     /// A command that runs `vr-userspace` in the router: to be given arguments, started, killed.

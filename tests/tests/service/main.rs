@@ -6,6 +6,7 @@ mod namespaces;
 mod nics;
 mod quarrels;
 mod random;
+mod rules;
 mod tables;
 
 use std::net::SocketAddrV4;

@@ -15,6 +15,7 @@ use vr_tests::require_root;
 use vr_tests::service::eventually;
 use vr_tests::socket::UdpEcho;
 
+use super::rules::{iptables, variant};
 use super::{PORT, at, settles};
 
 each_backend!(
@@ -28,6 +29,12 @@ fn what_somebody_takes_away_is_put_back(backend: &str) -> Result<()> {
     lab.write_config(&full.to_string())?;
     let service = lab.service(backend)?;
     let router = &lab.router;
+    let rob = |nic: &str| -> Result<()> {
+        match backend {
+            "iptables" => flush(&lab),
+            _ => router.remove_clsact(nic),
+        }
+    };
     let hands: [(&str, &dyn Fn() -> Result<()>); 8] = [
         ("an EIP", &|| {
             router.remove_address("wan0", &format!("{EIP1}/32"))
@@ -43,10 +50,10 @@ fn what_somebody_takes_away_is_put_back(backend: &str) -> Result<()> {
             router.set_down("wan0")
         }),
         ("forwarding", &|| router.sysctl("ipv4.ip_forward", "0")),
-        ("programs", &|| router.remove_clsact("wan0")),
+        ("programs or rules", &|| rob("wan0")),
         ("several things at once", &|| {
             router.remove_address("wan0", &format!("{EIP2}/32"))?;
-            router.remove_clsact("lan1")?;
+            rob("lan1")?;
             router.sysctl("ipv4.ip_forward", "0")?;
             router.remove_address("lan1", "192.168.101.254/24")
         }),
@@ -78,6 +85,15 @@ fn what_somebody_takes_away_is_put_back(backend: &str) -> Result<()> {
     service.end().map(drop)
 }
 
+/// What an administrator does who wants to see whether it is the rules: both tables are empty.
+fn flush(lab: &Lab) -> Result<()> {
+    let variant = variant(lab)?;
+    for words in ["-t nat -F", "-t nat -X", "-t mangle -F", "-t mangle -X"] {
+        iptables(lab, &variant, words)?;
+    }
+    Ok(())
+}
+
 fn what_somebody_adds_is_left_alone(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let full = File::full();
@@ -93,7 +109,22 @@ fn what_somebody_adds_is_left_alone(backend: &str) -> Result<()> {
     lab.router.add_address("wan0", "10.90.3.99/24")?;
     lab.router.add_address("lan0", "192.168.7.1/24")?;
     lab.router.route("10.77.0.0/16", Via::Gateway(CLIENT1))?;
-    lab.router.add_filter("lan0")?;
+    if backend == "iptables" {
+        // There is no clsact to add a filter to.
+        let variant = variant(&lab)?;
+        iptables(
+            &lab,
+            &variant,
+            "-t nat -I PREROUTING -p udp -m udp --dport 1 -j RETURN",
+        )?;
+        iptables(
+            &lab,
+            &variant,
+            "-t mangle -A FORWARD -j MARK --set-xmark 0x1/0x1",
+        )?;
+    } else {
+        lab.router.add_filter("lan0")?;
+    }
     let theirs = lab.router.inventory()?;
     ensure!(theirs.len() > before.len() + 3);
     thread::sleep(Duration::from_millis(1500));

@@ -20,7 +20,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
-    service::settle::Version,
+    service::{log::warning, settle::Version},
     sessions::may_end_flows,
     state::{Failure, Owned, State, Tuned, now},
     sysctl::Sysctls,
@@ -93,7 +93,7 @@ pub async fn amiss(
     config: &Config,
     backend: Backend,
 ) -> Result<Vec<String>> {
-    let situation = Situation::read(netlink, state).await?;
+    let mut situation = Situation::read(netlink, state).await?;
     // What `auto` has chosen stays until the next load: here nothing is tried.
     let by_rules = match backend {
         Backend::Iptables => true,
@@ -106,6 +106,11 @@ pub async fn amiss(
         .then(|| situation.netfilter("", Some(shifts)))
         .transpose()?;
     let desired = situation.desired(config, backend, netfilter.as_ref())?;
+    if situation.observed.strange_rules {
+        // That they are strange is said in one line, whatever the number of rules.
+        let rules = &mut situation.observed.netfilter;
+        rules.clone_from(&desired.picture.netfilter);
+    }
     let mut lines =
         diff(&situation.observed, &desired.picture).lines(|ifindex| situation.name(ifindex));
     if let Some(generation) = &situation.generation {
@@ -187,13 +192,15 @@ pub async fn reconcile(
         return pass.run(Some(ASKED)).await.map(drop);
     }
     if Sysctls::read()?.reserved.is_none() {
-        eprintln!(
-            "warning: net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has"
+        warning(
+            "net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has",
         );
     }
     let raised = match pass.run(None).await {
         Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
-            eprintln!("warning: {error:#}; iptables does the work, for the whole machine");
+            warning(format_args!(
+                "{error:#}; iptables does the work, for the whole machine"
+            ));
             let why = format!("{error:#}");
             let second = pass.run(Some(&why)).await;
             return second
@@ -245,9 +252,7 @@ impl Pass<'_> {
             None => None,
         };
         let mut desired = situation.desired(config, backend, netfilter.as_ref())?;
-        for warning in &desired.warnings {
-            eprintln!("warning: {warning}");
-        }
+        desired.warnings.iter().for_each(warning);
         let before = situation.state.clone();
         let prepared = prepare(
             situation.generation.as_ref(),

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     listen::{Heard, Listener},
     manager::tell,
-    pace::{Came, Pace, Work},
+    pace::{Came, PERIOD, PERIOD_OF_RULES, Pace, Work},
     record::{FileState, Record},
     settle::{Event, Settle, Version},
     watch::Watch,
@@ -31,6 +31,9 @@ use crate::{
 
 /// How often the file is looked at although nothing was told of it: network file systems tell nothing.
 const FILE_PERIOD: Duration = Duration::from_secs(5);
+
+/// So many of the things that are not as the file says are told of each time; thousands would hide what matters.
+const LINES: usize = 20;
 
 /// A service that runs.
 pub struct Service<'a> {
@@ -276,7 +279,7 @@ impl<'a> Service<'a> {
 
     /// Does the work if nobody else is at work on the router; `None` if somebody is.
     async fn under_the_lock(&mut self, work: Work, config: &Config) -> Result<Option<Came>> {
-        let _lock = match Lock::try_take(&self.instance.lock_file())? {
+        let lock = match Lock::try_take(&self.instance.lock_file())? {
             Ok(lock) => lock,
             Err(holder) => {
                 debug!("{holder} is at work on this router: later");
@@ -284,7 +287,12 @@ impl<'a> Service<'a> {
             }
         };
         let state = State::read(&self.instance.state_file())?;
+        self.look_as_often_as_needed(&state);
         if self.stands_back(&state) {
+            if !self.instance.state_file().exists() {
+                // Whoever unloaded took it away, and nothing of the router is to be left.
+                lock.remove();
+            }
             return Ok(Some(Came::Nothing));
         }
         if let Some(backend) = state.backend.filter(|_| !self.is_new)
@@ -313,12 +321,15 @@ impl<'a> Service<'a> {
                 self.is_in_force();
                 return Ok(Some(Came::Nothing));
             }
-            for line in &amiss {
-                if self.quarrels {
+            for (number, line) in amiss.iter().enumerate() {
+                if self.quarrels || number >= LINES {
                     debug!("not as the file says: {line}");
                 } else {
                     info!("not as the file says: {line}");
                 }
+            }
+            if let Some(more @ 1..) = amiss.len().checked_sub(LINES) {
+                info!("not as the file says: {more} things more");
             }
             if self.same_nics(&nics).await {
                 came = Came::PutBack;
@@ -341,6 +352,12 @@ impl<'a> Service<'a> {
         self.is_in_force();
         self.say_what_is_loaded(config, work)?;
         Ok(Some(came))
+    }
+
+    fn look_as_often_as_needed(&mut self, state: &State) {
+        let by_rules = !state.netfilter.is_empty();
+        self.pace
+            .look_every(if by_rules { PERIOD_OF_RULES } else { PERIOD });
     }
 
     fn is_in_force(&mut self) {
@@ -389,6 +406,7 @@ impl<'a> Service<'a> {
 
     fn say_what_is_loaded(&mut self, config: &Config, work: Work) -> Result<()> {
         let state = State::read(&self.instance.state_file())?;
+        self.look_as_often_as_needed(&state);
         if work == Work::Load {
             info!(
                 "loaded: {} interfaces, {} EIPs, {} forwards",

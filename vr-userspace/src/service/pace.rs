@@ -15,6 +15,8 @@ const AT_MOST: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(100);
 /// How often one looks although nothing was heard: not everything is told.
 pub const PERIOD: Duration = Duration::from_secs(60);
+/// The same while iptables does the work: nobody tells of its rules.
+pub const PERIOD_OF_RULES: Duration = Duration::from_secs(10);
 /// The first wait after a failure, and of a quarrel; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait.
@@ -53,6 +55,7 @@ pub enum Came {
 pub struct Pace {
     wanted: Option<Wanted>,
     not_before: Instant,
+    period: Duration,
     period_ends: Instant,
     failures: u32,
     put_back: u32,
@@ -73,6 +76,7 @@ impl Pace {
         Self {
             wanted: None,
             not_before: now,
+            period: PERIOD,
             period_ends: now + PERIOD,
             failures: 0,
             put_back: 0,
@@ -109,6 +113,11 @@ impl Pace {
         (self.not_before, self.failures, self.put_back) = (now, 0, 0);
     }
 
+    /// From the next look on, one looks so often although nothing was heard.
+    pub const fn look_every(&mut self, period: Duration) {
+        self.period = period;
+    }
+
     /// When there is something to do.
     #[must_use]
     pub fn due(&self) -> Instant {
@@ -134,7 +143,7 @@ impl Pace {
     /// The work, which began at `began`, is done. Returns how long nothing more will be done if that is unusual: after
     /// a failure, and when something is put back again and again.
     pub fn done(&mut self, began: Instant, now: Instant, came: Came) -> Option<Duration> {
-        self.period_ends = now + PERIOD;
+        self.period_ends = now + self.period;
         self.not_before = match came {
             Came::Nothing => now + ((now - began) * SHARE).min(LONGEST_SHARE),
             _ => now,
@@ -203,6 +212,19 @@ mod tests {
             pace.heard(start + n * 50 * MS);
         }
         assert_eq!(pace.due(), start + AT_MOST);
+    }
+
+    #[test]
+    fn where_nothing_is_told_one_looks_as_often_as_asked() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.look_every(PERIOD_OF_RULES);
+        let _ = pace.done(start, start, Came::Followed);
+        assert_eq!(pace.due(), start + PERIOD_OF_RULES);
+        assert_eq!(pace.now_due(pace.due()), Some(Work::Look));
+        pace.look_every(PERIOD);
+        let _ = pace.done(start, start, Came::Nothing);
+        assert_eq!(pace.due(), start + PERIOD);
     }
 
     #[test]
