@@ -98,7 +98,6 @@ mod tests {
         let (a, b) = (series(&[2.0, 20.0, 6.0]), series(&[1.0, 10.0, 3.0]));
         assert_eq!(a.over(&b), series(&[2.0, 2.0, 2.0]));
         assert_eq!(a.less(&b), series(&[1.0, 10.0, 3.0]));
-        assert_eq!(a.and(&b).median(), 9.0);
     }
 
     #[test]
