@@ -31,7 +31,7 @@ fn machine(links: impl IntoIterator<Item = Link>) -> Machine {
 fn sample() -> Config {
     config::parse(
         "kylin-vr.yaml",
-        include_str!("../../examples/kylin-vr.yaml"),
+        include_str!("../../../examples/kylin-vr.yaml"),
     )
     .unwrap()
     .config
