@@ -8,7 +8,7 @@ use vr_tests::require_root;
 
 /// The limit of every kernel is a million; what needs two fifths of it leaves room for compilers and verifiers to come. (Most of it is
 /// the search for a port and for a slot, whose loops are gone through turn by turn.)
-const BUDGET: u32 = 300_000;
+const BUDGET: u32 = 200_000;
 
 #[test]
 fn every_program_loads_within_its_budget() -> Result<()> {

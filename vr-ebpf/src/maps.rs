@@ -215,10 +215,7 @@ impl Store for Sessions {
     }
     #[inline(always)]
     fn ports(&self, block: u32) -> u32 {
-        PORTS
-            .get_ptr(block)
-            .and_then(|ports| kernel::copy(ports, |_| true))
-            .unwrap_or_default()
+        session_ports(block)
     }
     #[inline(always)]
     fn count_ports(&self, block: u32, by: i32) {
@@ -367,6 +364,16 @@ extern "C" fn session_stays(slot: u32, is_young: u32, is_calm: u32, now: Ticks) 
         Some(store::Queue::Young) => 1,
         Some(_) => 2,
     }
+}
+
+/// How many ports of a block are mapped.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_ports(block: u32) -> u32 {
+    PORTS
+        .get_ptr(block)
+        .and_then(|ports| kernel::copy(ports, |_| true))
+        .unwrap_or_default()
 }
 
 /// [`session::step::map_source`].
