@@ -6,6 +6,7 @@ use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{EIP1, EIP2, EIP3, INSIDE2_MAC, Lab, Socket};
 use vr_tests::ping::ping;
+use vr_tests::service::eventually;
 use vr_tests::root;
 use vr_tests::service::Service;
 
@@ -177,8 +178,12 @@ fn life_of_a_subnet(by: &By<'_>, lab: &Lab, backend: &str) -> Result<()> {
     }
     by.file(lab, &"")?;
     by.follow(lab, &File::default(), backend)?;
-    let after = lab.router.inventory()?;
-    ensure!(after == before, "{after:#?} is left of {before:#?}");
+    // Settings are given back last of all.
+    eventually("nothing is left", || {
+        let after = lab.router.inventory()?;
+        ensure!(after == before, "{after:#?} is left of {before:#?}");
+        Ok(())
+    })?;
     Ok(())
 }
 

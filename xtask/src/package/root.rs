@@ -1,6 +1,10 @@
 //! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, and systemd, to try packages in.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -18,10 +22,13 @@ pub fn archive() -> Result<PathBuf> {
     let codename = apt::codename()?;
     let folder = shell::root().join("target/clean-root");
     let archive = folder.join(format!("{codename}-systemd.tar"));
+    fs::create_dir_all(&folder)?;
+    // Tests ask for it side by side: one makes it, the others wait, here or for apt in vain.
+    let lock = File::create(folder.join("lock"))?;
+    lock.lock()?;
     if archive.exists() {
         return Ok(archive);
     }
-    fs::create_dir_all(&folder)?;
     shell::heading(&format!("a clean root of Debian {codename}"));
     let partial = folder.join(format!("{codename}.partial.tar"));
     let apt = Apt::new(&[&codename])?;
