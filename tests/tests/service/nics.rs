@@ -6,9 +6,8 @@ use vr_tests::each_backend;
 use vr_tests::file::File;
 use vr_tests::lab::{EIP1, EIP2, EIP3, INSIDE2_MAC, Lab, Socket};
 use vr_tests::ping::ping;
-use vr_tests::service::eventually;
 use vr_tests::root;
-use vr_tests::service::Service;
+use vr_tests::service::{Service, eventually};
 
 use super::{is_as, quick, settles};
 
