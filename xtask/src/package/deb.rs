@@ -55,14 +55,17 @@ pub fn build(package: &Package) -> Result<PathBuf> {
     let tree = Tree { root };
     tree.date(&package.epoch)?;
     let made = folder.join(format!("kylin-vr_{version}_{arch}.deb"));
+    // Whole or not at all, for whoever copies it at the same time.
+    let partial = made.with_extension("deb.partial");
     let mut build = Command::new("dpkg-deb");
     build
         // xz: what every Debian of today can unpack, and the same bytes whatever the number of CPUs.
         .args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"])
         .arg(&tree.root)
-        .arg(&made)
+        .arg(&partial)
         .env("SOURCE_DATE_EPOCH", &package.epoch);
     shell::run_quietly(&mut build)?;
+    fs::rename(&partial, &made)?;
     fs::remove_dir_all(&tree.root)?;
     Ok(made)
 }
