@@ -5,7 +5,7 @@
 //! [`crate::session::record`], is a change of [`ABI`].
 
 use crate::{
-    session::record::halves,
+    session::record::{halves, whole},
     wire::{Addr, Be16, eth::Mac},
 };
 
@@ -82,7 +82,17 @@ impl AddressEntry {
     pub fn from_bytes(bytes: [u8; 24]) -> Self {
         Self::from_words(long_words(bytes))
     }
-    /// The same, by words.
+    /// In the words of [`AddressEntry::from_words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 3] {
+        [
+            whole(self.address.wire(), self.vm.wire()),
+            whole(self.eip.wire(), self.flags),
+            whole(self.rule, self.eip_rule),
+        ]
+    }
+    /// The same as from bytes, by words.
     #[inline(always)]
     #[must_use]
     pub const fn from_words([first, second, third]: [u64; 3]) -> Self {

@@ -12,6 +12,8 @@
 mod hold;
 mod kernel;
 mod maps;
+mod roles;
+mod route;
 
 use aya_ebpf::{
     EbpfContext,

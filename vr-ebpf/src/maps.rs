@@ -1,9 +1,7 @@
 //! The maps, and the look-ups that the decision makes in them.
 
-use core::cell::Cell;
-
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup},
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, lpm_trie::Key},
     programs::{TcContext, XdpContext},
@@ -18,7 +16,7 @@ use vr_common::{
         flow::{Ends, Flow},
         record::{
             Direction, Endpoint, FRAGMENTS as FRAGMENT_SLOTS, Fragments, HOSTS as HOST_SLOTS, Host,
-            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Ticks, ticks,
+            Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Ticks,
         },
         store::{self, Store},
     },
@@ -26,7 +24,10 @@ use vr_common::{
     wire::{Addr, Be16},
 };
 
-use crate::kernel::{self, RawContext};
+use crate::{
+    kernel::{self, RawContext},
+    roles, route,
+};
 
 /// Roles by address. The loader sets the size.
 #[map]
@@ -94,17 +95,13 @@ static FRAGMENTS: LruHashMap<Datagram, Fragments> = LruHashMap::with_max_entries
 #[map]
 static PLAN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
 
-/// A session that is to begin, and whether [`FIB`] has its packet's next hop already.
+/// A session that is to begin.
 #[map]
-static PENDING: PerCpuArray<[u32; 9]> = PerCpuArray::with_max_entries(1, 0);
+static PENDING: PerCpuArray<[u32; 8]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The result of [`fragments_recall`].
 #[map]
 static ENDS: PerCpuArray<[u32; 4]> = PerCpuArray::with_max_entries(1, 0);
-
-/// What the FIB is asked, and what it answers, which would take an eighth of the stack.
-#[map]
-static FIB: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 
 /// Insert, but not over what is there.
 const NOEXIST: u64 = BPF_NOEXIST as u64;
@@ -115,7 +112,7 @@ pub struct Sessions;
 impl Store for Sessions {
     #[inline(always)]
     fn now(&self) -> Ticks {
-        ticks(kernel::nanoseconds())
+        route::now()
     }
     #[inline(always)]
     fn random(&self) -> u32 {
@@ -331,8 +328,7 @@ pub fn session_open() -> u64 {
 /// What is [`PENDING`].
 #[inline(always)]
 fn pending() -> Option<Opening> {
-    let [a, b, c, d, e, f, g, h, _] = kernel::left(PENDING.get_ptr(0)?);
-    Opening::from_words([a, b, c, d, e, f, g, h])
+    Opening::from_words(kernel::left(PENDING.get_ptr(0)?))
 }
 
 /// [`session::step::acquire`]; the slot, or all ones.
@@ -491,8 +487,6 @@ pub struct Maps {
     /// What became of the session that the packet was to begin when it was here before ([`session_open`]); 0 if it was not. A
     /// session is begun by the program, between two runs through the path: nested, their stack frames would not fit.
     opened: u64,
-    /// Whether the FIB has answered.
-    is_routed: Cell<bool>,
 }
 
 impl Maps {
@@ -502,7 +496,6 @@ impl Maps {
             ifindex: ctx.ingress_ifindex() as u32,
             ctx: RawContext::of(ctx),
             opened,
-            is_routed: Cell::new(false),
         }
     }
     #[inline(always)]
@@ -511,7 +504,6 @@ impl Maps {
             ifindex: kernel::ifindex(ctx),
             ctx: RawContext::of(ctx),
             opened,
-            is_routed: Cell::new(false),
         }
     }
 }
@@ -519,13 +511,15 @@ impl Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn address(&self, address: Addr) -> AddressEntry {
-        if let Some(entry) = ADDRESSES.get_ptr(address) {
-            let entry = AddressEntry::from_words(kernel::words(entry));
-            if entry.address == address {
-                return entry;
+        roles::of(address, || {
+            if let Some(entry) = ADDRESSES.get_ptr(address) {
+                let entry = AddressEntry::from_words(kernel::words(entry));
+                if entry.address == address {
+                    return entry;
+                }
             }
-        }
-        AddressEntry::new(address)
+            AddressEntry::new(address)
+        })
     }
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
@@ -581,9 +575,7 @@ impl Tables for Maps {
             return Err(Outcome::from_number(self.opened as u32).unwrap_or(Outcome::TableFull));
         }
         if let Some(place) = PENDING.get_ptr_mut(0) {
-            let [a, b, c, d, e, f, g, h] = opening.words();
-            let is_routed = u32::from(self.is_routed.get());
-            kernel::through(place, [a, b, c, d, e, f, g, h, is_routed]);
+            kernel::leave(place, opening.words());
         }
         Err(Outcome::NewSession)
     }
@@ -646,17 +638,7 @@ impl Tables for Maps {
 impl Router for Maps {
     #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Result<NextHop, Outcome> {
-        let fib = FIB.get_ptr_mut(0).ok_or(Outcome::NotForwarded)?;
-        // The second time the answer is there: the look-up is what costs most of all.
-        if self.opened != 0
-            && let Some(place) = PENDING.get_ptr(0)
-            && let [.., 1] = kernel::left(place)
-        {
-            return Ok(kernel::fib_answer(fib));
-        }
-        kernel::fib_lookup(&self.ctx, fib, query)?;
-        self.is_routed.set(true);
-        Ok(kernel::fib_answer(fib))
+        route::route(&self.ctx, query)
     }
 }
 

@@ -36,6 +36,13 @@ pub(crate) const fn halves(word: u64) -> [u32; 2] {
     ]
 }
 
+/// The reverse of [`halves`].
+#[inline(always)]
+pub(crate) const fn whole(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// Which of the two flows of a session.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

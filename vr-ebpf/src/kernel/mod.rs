@@ -45,6 +45,13 @@ pub fn nanoseconds() -> u64 {
     unsafe { helpers::generated::bpf_ktime_get_ns() }
 }
 
+/// The kernel's count of timer ticks. The verifier makes one load of it.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { helpers::generated::bpf_jiffies64() }
+}
+
 /// Any number.
 #[inline(always)]
 pub fn random() -> u32 {

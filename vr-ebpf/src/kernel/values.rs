@@ -17,23 +17,29 @@ pub fn copy<T: Copy>(value: *const T, is_it: impl FnOnce(&T) -> bool) -> Option<
     is_it(&value).then_some(value)
 }
 
-/// Writes words into this CPU's own copy of a map's value, and reads them back: neither compiler nor verifier knows them then.
+/// Writes words into this CPU's own copy of a map's value.
 #[inline(always)]
-pub fn through<const N: usize>(place: *mut [u32; N], words: [u32; N]) -> [u32; N] {
-    let first = place.cast::<u32>();
+pub fn leave<T: Copy, const N: usize>(place: *mut [T; N], words: [T; N]) {
+    let first = place.cast::<T>();
     for (index, word) in words.into_iter().enumerate() {
         // SAFETY: the value has so many words, and only the program that runs uses them.
         unsafe { first.add(index).write_volatile(word) }
     }
-    left(place)
 }
 
-/// The words that [`through`] has left.
+/// The words that [`leave`] has left.
 #[inline(always)]
-pub fn left<const N: usize>(place: *const [u32; N]) -> [u32; N] {
-    let first = place.cast::<u32>();
-    // SAFETY: as for `through`.
+pub fn left<T: Copy, const N: usize>(place: *const [T; N]) -> [T; N] {
+    let first = place.cast::<T>();
+    // SAFETY: as for `leave`.
     core::array::from_fn(|index| unsafe { first.add(index).read_volatile() })
+}
+
+/// [`leave`], and reads them back: neither compiler nor verifier knows them then.
+#[inline(always)]
+pub fn through<T: Copy, const N: usize>(place: *mut [T; N], words: [T; N]) -> [T; N] {
+    leave(place, words);
+    left(place)
 }
 
 /// A map value's words, each read once and whole.

@@ -22,8 +22,8 @@ use vr_common::{
 use super::{
     counters::RuleCounters,
     maps::{
-        ADDRESSES, COUNTERS, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES, MAPS,
-        MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
+        ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES,
+        MAPS, MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
     },
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing},
@@ -35,6 +35,8 @@ use crate::{
     picture::Picture,
     rules,
 };
+
+type Addresses = Table<4, { size_of::<AddressEntry>() }>;
 
 /// What a picture needs of a generation.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +285,7 @@ impl Generation {
             .into_iter()
             .map(|entry| (entry.address.octets(), entry.to_bytes()))
             .collect();
-        self.addresses()?.write(&elements)
+        self.change_addresses(|addresses| addresses.write(&elements))
     }
 
     /// Removes addresses, which must be there.
@@ -292,7 +294,19 @@ impl Generation {
     /// If the kernel refuses.
     pub fn remove_addresses(&self, addresses: impl IntoIterator<Item = Addr>) -> Result<()> {
         let keys: Vec<_> = addresses.into_iter().map(Addr::octets).collect();
-        self.addresses()?.remove(&keys)
+        self.change_addresses(|addresses| addresses.remove(&keys))
+    }
+
+    /// Changes the table of addresses, of which programs keep elements for a moment unless its epoch is odd, and none of before
+    /// its last change. A change that was broken off has left it odd.
+    fn change_addresses(&self, change: impl FnOnce(&mut Addresses) -> Result<()>) -> Result<()> {
+        let mut table = self.addresses()?;
+        let mut epoch: Array<MapData, u32> = Map::Array(self.map(EPOCH)?).try_into()?;
+        let changing = epoch.get(&0, 0)? | 1;
+        epoch.set(0, changing, 0)?;
+        change(&mut table)?;
+        epoch.set(0, changing.wrapping_add(1), 0)?;
+        Ok(())
     }
 
     fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
@@ -418,7 +432,7 @@ impl Generation {
         Table::open(self.map_id(name)?).with_context(|| format!("the map {name}"))
     }
 
-    fn addresses(&self) -> Result<Table<4, { size_of::<AddressEntry>() }>> {
+    fn addresses(&self) -> Result<Addresses> {
         self.table(ADDRESSES)
     }
 

@@ -64,6 +64,7 @@ pub struct MapRule {
 }
 
 pub const ADDRESSES: &str = "ADDRESSES";
+pub const EPOCH: &str = "EPOCH";
 pub const FORWARDS: &str = "FORWARDS";
 pub const INTERFACES: &str = "INTERFACES";
 pub const SETTINGS: &str = "SETTINGS";
@@ -81,8 +82,9 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const HELD_RING: &str = "HELD_RING";
 
 /// All of them. A map that is to go on from one generation to the next has to be named here, and nowhere else.
-pub const MAPS: [MapRule; 16] = [
+pub const MAPS: [MapRule; 17] = [
     rule(ADDRESSES, Next::New, Some(|room| room.addresses)),
+    rule(EPOCH, Next::New, None),
     rule(FORWARDS, Next::New, Some(|room| room.forwards)),
     rule(INTERFACES, Next::New, None),
     rule(SETTINGS, Next::New, None),
