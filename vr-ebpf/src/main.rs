@@ -9,6 +9,7 @@
     reason = "is_val_statically_known keeps constant offsets free of cost"
 )]
 
+mod decisions;
 mod hold;
 mod kernel;
 mod maps;
@@ -60,7 +61,9 @@ fn xdp_one(ctx: &XdpContext) -> u32 {
         Turn::Over(Verdict::Kernel(outcome) | Verdict::Halfway(_, outcome)) => {
             (xdp_action::XDP_PASS, outcome)
         }
-        Turn::Begins | Turn::IsError | Turn::IsEarly => (xdp_action::XDP_PASS, Outcome::NewSession),
+        Turn::Begins | Turn::IsError | Turn::IsEarly | Turn::IsNew => {
+            (xdp_action::XDP_PASS, Outcome::NewSession)
+        }
     };
     let frame = Frame::new(ctx);
     maps::count(Hook::Xdp, outcome, frame.len());
@@ -103,14 +106,17 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
         if mss != 0 {
             mss_clamp(raw, u32::from(mss));
         }
-        let mut turn = Turn::from_word(tc_ingress_data(raw, 0));
+        let mut turn = Turn::from_word(tc_ingress_known(raw));
+        if turn == Turn::IsNew {
+            turn = Turn::from_word(tc_ingress_data(raw, 0));
+        }
         if turn == Turn::Begins {
             turn = Turn::from_word(tc_ingress_data(raw, session_open()));
         }
         match turn {
             Turn::Over(verdict) => verdict,
             Turn::IsError => over(tc_ingress_error(raw)),
-            Turn::Begins => Verdict::Drop(Outcome::TableFull),
+            Turn::Begins | Turn::IsNew => Verdict::Drop(Outcome::TableFull),
             Turn::IsEarly => Verdict::Drop(outcome(fragments_hold(raw))),
         }
     };
@@ -133,6 +139,16 @@ fn outcome(number: u32) -> Outcome {
 }
 
 // The parts of the TC programs are global functions, as those in `maps`. They return the word of a `Turn`.
+
+/// [`path::known_ingress`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_ingress_known(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
+    let arrival = skb.arrival();
+    path::known_ingress(&mut skb, &maps, &arrival).word()
+}
 
 /// [`path::data_ingress`].
 #[unsafe(no_mangle)]
@@ -200,7 +216,7 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
             Turn::Over(verdict) => verdict,
             Turn::IsError if skb.ingress_ifindex() == 0 => over(tc_egress_own(raw)),
             Turn::IsError => over(tc_egress_error(raw, halfway)),
-            Turn::Begins => Verdict::Drop(Outcome::TableFull),
+            Turn::Begins | Turn::IsNew => Verdict::Drop(Outcome::TableFull),
             // What leaves has come already, and so has its first fragment, or it never will.
             Turn::IsEarly => Verdict::Drop(Outcome::FragmentUnknown),
         }

@@ -8,9 +8,9 @@ use aya_ebpf::{
 };
 use vr_common::{
     layout::{AddressEntry, Counter, ForwardEntry, ForwardKey, INTERFACE_SLOTS, Interface},
-    nat::{Datagram, Plan, Tables},
+    nat::{Datagram, Holds, Plan, Tables},
     outcome::{Hook, Outcome, SLOTS},
-    path::{NextHop, RouteQuery, Router},
+    path::{Decision, Decisions, NextHop, RouteQuery, Router},
     session::{
         self, Found, Opening, Outside, Segment,
         flow::{Ends, Flow},
@@ -25,6 +25,7 @@ use vr_common::{
 };
 
 use crate::{
+    decisions::InWork,
     kernel::{self, RawContext},
     roles, route,
 };
@@ -487,6 +488,8 @@ pub struct Maps {
     /// What became of the session that the packet was to begin when it was here before ([`session_open`]); 0 if it was not. A
     /// session is begun by the program, between two runs through the path: nested, their stack frames would not fit.
     opened: u64,
+    /// The decision about the packet.
+    in_work: InWork,
 }
 
 impl Maps {
@@ -496,6 +499,7 @@ impl Maps {
             ifindex: ctx.ingress_ifindex() as u32,
             ctx: RawContext::of(ctx),
             opened,
+            in_work: InWork::new(),
         }
     }
     #[inline(always)]
@@ -504,6 +508,7 @@ impl Maps {
             ifindex: kernel::ifindex(ctx),
             ctx: RawContext::of(ctx),
             opened,
+            in_work: InWork::new(),
         }
     }
 }
@@ -632,6 +637,21 @@ impl Tables for Maps {
         };
         let [number, ..] = kernel::through(place, [number as u32, 0, 0, 0, 0]);
         number as usize
+    }
+}
+
+impl Decisions for Maps {
+    #[inline(always)]
+    fn known(&self, arrival: &RouteQuery) -> Holds {
+        self.in_work.known(arrival)
+    }
+    #[inline(always)]
+    fn keep(&self, arrival: &RouteQuery, decision: &Decision) {
+        self.in_work.keep(arrival, decision);
+    }
+    #[inline(always)]
+    fn decision(&self) -> Decision {
+        self.in_work.decision()
     }
 }
 

@@ -28,6 +28,15 @@ static ROLES: PerCpuArray<Kept> = PerCpuArray::with_max_entries(KEPT, 0);
 #[map]
 static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
+/// How often the tables have changed, odd while they do.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    let epoch = EPOCH
+        .get_ptr(0)
+        .and_then(|epoch| kernel::copy(epoch, |_| true));
+    epoch.unwrap_or(1)
+}
+
 /// The roles of an address, by `find` if they are not known.
 ///
 /// Both ways to them end in the element, for the verifier to go on from there once.
@@ -56,6 +65,5 @@ pub fn of(address: Addr, find: impl Fn() -> AddressEntry) -> AddressEntry {
 /// Where an address is kept.
 #[inline(always)]
 fn place(address: Addr) -> u32 {
-    // Shifted, not masked: the product's low bits know only the low bits of what was multiplied.
-    address.wire().swap_bytes().wrapping_mul(0x9e37_79b1) >> (32 - KEPT.trailing_zeros())
+    kernel::mixed(address.wire(), 0) >> (32 - KEPT.trailing_zeros())
 }

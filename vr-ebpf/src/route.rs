@@ -83,16 +83,11 @@ impl Kept {
         ]
     }
 
-    /// Where the answer to a question is kept. Neighbouring addresses differ in the highest bits of their words, others in any.
+    /// Where the answer to a question is kept.
     #[inline(always)]
     fn place([_, ingress, source, destination, rest]: &[u32; 5]) -> u32 {
-        const ODD: u32 = 0x9e37_79b1;
-        let mixed = (source ^ ingress ^ rest << 16)
-            .wrapping_mul(ODD)
-            .rotate_left(15)
-            ^ destination;
-        // Shifted, not masked: the product's low bits know only the low bits of what was multiplied.
-        (mixed ^ mixed >> 16).wrapping_mul(ODD) >> (32 - KEPT.trailing_zeros())
+        let hash = kernel::mixed(source ^ ingress ^ rest << 16, *destination);
+        hash >> (32 - KEPT.trailing_zeros())
     }
 
     #[inline(always)]

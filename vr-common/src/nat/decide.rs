@@ -127,6 +127,31 @@ impl Datagram {
     }
 }
 
+/// For which packets a decision is right.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// For its own: a session had a say in it, or a port.
+    Once = 0,
+    /// For all that come by the same interface with the same addresses, TOS and protocol, and are no fragments.
+    Always = 1,
+    /// For those, while their source has no sessions, which would come first.
+    WithoutSessions = 2,
+}
+
+impl Holds {
+    /// From the lowest byte of a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        match number as u8 {
+            1 => Self::Always,
+            2 => Self::WithoutSessions,
+            _ => Self::Once,
+        }
+    }
+}
+
 /// What has been decided about a packet so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -136,6 +161,8 @@ pub struct Plan {
     pub settled: bool,
     /// Whether a session decided, so that the datagram's other fragments need to be told.
     pub by_session: bool,
+    /// For which packets it is right.
+    pub holds: Holds,
     /// How it is counted if it is forwarded.
     pub outcome: Outcome,
     /// For which rule it is counted then.
@@ -151,6 +178,7 @@ impl Plan {
             ends,
             settled: false,
             by_session: false,
+            holds: Holds::Always,
             outcome: Outcome::Routed,
             tally: Tally::NONE,
         }
@@ -163,6 +191,7 @@ impl Plan {
             ends: found.ends,
             settled: true,
             by_session: true,
+            holds: Holds::Once,
             outcome: outcome(found),
             tally: found.tally,
         }
@@ -181,6 +210,7 @@ impl Plan {
             },
             settled: true,
             by_session: true,
+            holds: Holds::Once,
             outcome: match (ends.source != ip.source, ends.destination != ip.destination) {
                 (true, true) => Outcome::Hairpin,
                 (true, false) => Outcome::MasqueradeOut,
@@ -239,13 +269,19 @@ pub fn destination<T: Tables + ?Sized>(
             ..plan.ends
         },
         settled: true,
-        by_session: false,
         outcome: Outcome::EipIn,
         tally: Tally::inward(entry.rule),
+        ..plan
     };
     if from_outside && is_eip && !entry.has(AddressEntry::SECOND) {
         return Ok(stateless);
     }
+    // From here on it depends on sessions and ports.
+    plan.holds = Holds::Once;
+    let stateless = Plan {
+        holds: Holds::Once,
+        ..stateless
+    };
     let Some(segment) = segment else {
         if from_outside && is_eip {
             return Ok(stateless);
@@ -401,6 +437,10 @@ pub fn source<T: Tables + ?Sized>(
             settled: true,
             // Its other fragments cannot tell that it was not a session's.
             by_session: has_sessions,
+            holds: match (plan.holds, has_sessions) {
+                (Holds::Always, false) => Holds::WithoutSessions,
+                _ => Holds::Once,
+            },
             outcome: Outcome::EipOut,
             tally: Tally::outward(eip_rule),
         });
@@ -457,6 +497,10 @@ fn plain<T: Tables + ?Sized>(
     segment: Option<&Segment>,
     plan: Plan,
 ) -> Result<Plan, Outcome> {
+    let plan = Plan {
+        holds: Holds::Once,
+        ..plan
+    };
     let Some(segment) = segment else {
         return Ok(plan);
     };
@@ -496,7 +540,9 @@ impl Plan {
     #[must_use]
     pub const fn words(&self) -> [u32; 5] {
         let [a, b, c] = self.ends.words();
-        let flags = (self.settled as u32) << 16 | (self.by_session as u32) << 17;
+        let flags = (self.settled as u32) << 16
+            | (self.by_session as u32) << 17
+            | (self.holds as u32) << 24;
         [a, b, c, flags | self.outcome as u32, self.tally.index()]
     }
 
@@ -509,6 +555,7 @@ impl Plan {
             ends: Ends::of_words(a, b, c),
             settled: d & 1 << 16 != 0,
             by_session: d & 1 << 17 != 0,
+            holds: Holds::from_number(d >> 24),
             outcome: match Outcome::from_number(d & 0xffff) {
                 Some(outcome) => outcome,
                 None => Outcome::Routed,
@@ -561,12 +608,13 @@ mod tests {
         #[test]
         fn plans_come_back_from_their_words(
             outcome in proptest::sample::select(Outcome::ALL),
-            ends: [u32; 3], settled: bool, by_session: bool, tally: u32,
+            ends: [u32; 3], settled: bool, by_session: bool, tally: u32, holds in 0..3u32,
         ) {
             let [a, b, c] = ends;
             let ends = Ends::of_words(a, b, c);
             let tally = Tally::of_index(tally);
-            let plan = Plan { ends, settled, by_session, outcome, tally };
+            let holds = Holds::from_number(holds);
+            let plan = Plan { ends, settled, by_session, holds, outcome, tally };
             prop_assert_eq!(Plan::from_words(plan.words()), plan);
         }
     }

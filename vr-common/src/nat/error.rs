@@ -4,7 +4,10 @@
 //! sender had written it (RFC 5508 REQ-4, RFC 5382 REQ-9): with *Q* quoted, the answer to *Q* would be translated to
 //! some *X*; so the packet was the reverse of *X* when it came, and the error is for *X*'s destination.
 
-use super::{Rewrite, Tables, decide::Plan};
+use super::{
+    Rewrite, Tables,
+    decide::{Holds, Plan},
+};
 use crate::{
     layout::{AddressEntry, Interface},
     outcome::Outcome,
@@ -86,6 +89,7 @@ pub fn destination<T: Tables + ?Sized>(
             ends: between(source, answer.ends.destination),
             settled: true,
             by_session: true,
+            holds: Holds::Once,
             outcome: if from_outside {
                 Outcome::MasqueradeIn
             } else {

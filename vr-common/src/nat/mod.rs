@@ -10,5 +10,5 @@ mod decide;
 pub mod error;
 mod rewrite;
 
-pub use decide::{Datagram, Plan, Tables, destination, source, source_unseen};
+pub use decide::{Datagram, Holds, Plan, Tables, destination, source, source_unseen};
 pub use rewrite::Rewrite;

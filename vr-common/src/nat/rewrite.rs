@@ -12,28 +12,19 @@ use crate::{
     },
 };
 
-/// What tells the flows of one host apart, as it is to be. (No enum with a payload: where there is none, the compiler copies
-/// an undefined register, which the verifier refuses.)
+/// What tells the flows of one host apart, as it is to be: both ports of TCP or UDP, the identifier of an ICMP query. (No enum with a
+/// payload: where there is none, the compiler copies an undefined register, which the verifier refuses.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ports {
-    what: What,
-    /// In memory order; 0 where nothing changes.
+    /// Whether they are others than before.
+    change: bool,
+    /// In memory order, an identifier in the lower half; 0 where nothing changes.
     new: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    /// Nothing.
-    Nothing,
-    /// Both ports of TCP or UDP.
-    Pair,
-    /// The identifier of an ICMP query, in the lower half.
-    Identifier,
 }
 
 impl Ports {
     const KEPT: Self = Self {
-        what: What::Nothing,
+        change: false,
         new: 0,
     };
 }
@@ -49,6 +40,31 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
+    /// In words, for memory: source, destination, ports, and 1 if these change.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        let Ports { change, new } = self.ports;
+        [
+            self.source.wire(),
+            self.destination.wire(),
+            new,
+            change as u32,
+        ]
+    }
+
+    /// The reverse of [`Rewrite::words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words([source, destination, new, change]: [u32; 4]) -> Self {
+        let change = change != 0;
+        Self {
+            source: Addr::from_wire(source),
+            destination: Addr::from_wire(destination),
+            ports: Ports { change, new },
+        }
+    }
+
     /// The addresses as they are.
     #[inline(always)]
     #[must_use]
@@ -68,14 +84,14 @@ impl Rewrite {
             && flow.ends.destination_port == ends.destination_port;
         let [a, b] = ends.source_port.wire().to_ne_bytes();
         let [c, d] = ends.destination_port.wire().to_ne_bytes();
-        let (what, new) = match flow.protocol {
-            _ if same => (What::Nothing, 0),
-            TCP | UDP => (What::Pair, u32::from_ne_bytes([a, b, c, d])),
-            ICMP if flow.asks() => (What::Identifier, u32::from(ends.source_port.wire())),
-            ICMP => (What::Identifier, u32::from(ends.destination_port.wire())),
-            _ => (What::Nothing, 0),
+        let (change, new) = match flow.protocol {
+            _ if same => (false, 0),
+            TCP | UDP => (true, u32::from_ne_bytes([a, b, c, d])),
+            ICMP if flow.asks() => (true, u32::from(ends.source_port.wire())),
+            ICMP => (true, u32::from(ends.destination_port.wire())),
+            _ => (false, 0),
         };
-        let ports = Ports { what, new };
+        let ports = Ports { change, new };
         Self {
             source: ends.source,
             destination: ends.destination,
@@ -98,9 +114,7 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub fn changes(&self, ip: &Ipv4) -> bool {
-        self.source != ip.source
-            || self.destination != ip.destination
-            || self.ports.what != What::Nothing
+        self.source != ip.source || self.destination != ip.destination || self.ports.change
     }
 
     /// Writes what is new, takes `hops` off the TTL, and keeps the header and transport checksums right.
@@ -118,7 +132,7 @@ impl Rewrite {
                     words,
                     zero,
                 )?;
-            } else if self.ports.what == What::Identifier {
+            } else if self.ports.change && ip.protocol == ICMP {
                 let at = ip.payload_at() + icmp::CHECKSUM;
                 let checksum = packet.u16(at)?;
                 packet.set_u16(at, csum::update(checksum, words))?;
@@ -140,7 +154,7 @@ impl Rewrite {
         let mut covered = ip.address_delta(self.source, self.destination).and(words);
         let (mut at, mut zero) = TransportChecksum::find(ip, quote.end())
             .map_or((0, ZeroChecksum::IsASum), |found| (found.at, found.zero));
-        if self.ports.what == What::Identifier {
+        if self.ports.change && ip.protocol == ICMP {
             covered = words;
             (at, zero) = (ip.payload_at() + icmp::CHECKSUM, ZeroChecksum::IsASum);
         }
@@ -165,22 +179,20 @@ impl Rewrite {
     fn ports_delta<P: Packet + ?Sized>(&self, packet: &P, ip: &Ipv4) -> Option<Delta> {
         let delta = Delta::default();
         let at = ip.payload_at();
-        Some(match self.ports.what {
-            What::Nothing => delta,
-            What::Pair => delta.dword(packet.u32(at)?, self.ports.new),
-            What::Identifier => {
-                delta.word(packet.u16(at + icmp::IDENTIFIER)?, self.ports.new as u16)
-            }
+        Some(match ip.protocol {
+            _ if !self.ports.change => delta,
+            TCP | UDP => delta.dword(packet.u32(at)?, self.ports.new),
+            _ => delta.word(packet.u16(at + icmp::IDENTIFIER)?, self.ports.new as u16),
         })
     }
 
     #[inline(always)]
     fn write_ports<P: Packet + ?Sized>(&self, packet: &mut P, ip: &Ipv4) -> Option<()> {
         let at = ip.payload_at();
-        match self.ports.what {
-            What::Nothing => Some(()),
-            What::Pair => packet.set_u32(at, self.ports.new),
-            What::Identifier => packet.set_u16(at + icmp::IDENTIFIER, self.ports.new as u16),
+        match ip.protocol {
+            _ if !self.ports.change => Some(()),
+            TCP | UDP => packet.set_u32(at, self.ports.new),
+            _ => packet.set_u16(at + icmp::IDENTIFIER, self.ports.new as u16),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! TC ingress.
 
 use super::{
-    NextHop, RouteQuery, Router, Turn, Verdict, parse, recall, refused, remember, segment, write,
+    Decision, IP_AT, NextHop, RouteQuery, Router, Turn, Verdict, decision::is_decided, parse,
+    recall, refused, remember, segment, write,
 };
 use crate::{
     layout::Interface,
@@ -46,10 +47,49 @@ pub fn tc_ingress<P: Packet + ?Sized, R: Router>(
     if router.mss() != 0 {
         mss::clamp(packet, router.mss());
     }
+    match known_ingress(packet, router, arrival) {
+        Turn::IsNew => {}
+        turn => return turn,
+    }
     match data_ingress(packet, router, arrival) {
         Turn::IsError => Turn::Over(error_ingress(packet, router, arrival)),
         turn => turn,
     }
+}
+
+/// TC ingress of a packet about whose like everything is known; [`Turn::IsNew`] for all others, which are left as they came.
+#[inline(always)]
+pub fn known_ingress<P: Packet + ?Sized, R: Router>(
+    packet: &mut P,
+    router: &R,
+    arrival: &Arrival,
+) -> Turn {
+    // The header is only glanced at, for the sake of those of which nothing is known.
+    let Some(ip) = Ipv4::read(packet, IP_AT) else {
+        return Turn::IsNew;
+    };
+    let is_whole = !ip.has_options() && !ip.fragment.is_fragment() && ip.ttl > 1;
+    let len = segment_len(packet, &ip, arrival.gso_size).filter(|_| is_whole);
+    let is_known = len
+        .is_some_and(|len| is_decided(router, &RouteQuery::of_arrival(arrival.ifindex, &ip, len)));
+    if !is_known || arrival.priority_tagged {
+        return Turn::IsNew;
+    }
+    let Ok(ip) = parse(packet, router) else {
+        return Turn::IsNew;
+    };
+    if icmp::carries_error(packet, &ip) {
+        return Turn::IsNew;
+    }
+    let Decision {
+        rewrite,
+        hop,
+        outcome,
+        tally,
+        ..
+    } = router.decision();
+    let written = rewrite.apply(packet, &ip, 1);
+    forwarded(packet, router, written, &hop, (outcome, tally)).into()
 }
 
 /// TC ingress of everything but ICMP errors.
@@ -92,16 +132,17 @@ fn ingress_of_data<P: Packet + ?Sized, R: Router>(
     let plan = router.settle(plan);
     let onward = next_hop(packet, router, arrival, ip, plan.ends.destination);
     // By the kernel it may go whatever comes; but where it leaves by is known here already if it leaves at all.
-    let finished = onward.and_then(|(hop, egress)| {
+    let finished = onward.and_then(|(query, hop, egress)| {
         let plan = nat::source(router, ingress, &egress, ip, segment, plan)?;
-        Ok((hop, plan))
+        Ok((query, hop, plan))
     });
     match finished {
-        Ok((hop, plan)) => {
+        Ok((query, hop, plan)) => {
             let plan = router.settle(plan);
             remember(router, ip, &plan);
+            router.keep(&query, &Decision::of(&plan, segment, &hop));
             let written = plan.rewrite(segment).apply(packet, ip, 1);
-            forwarded(packet, router, written, &hop, &plan)
+            forwarded(packet, router, written, &hop, (plan.outcome, plan.tally))
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
@@ -153,14 +194,14 @@ pub fn error_ingress<P: Packet + ?Sized, R: Router>(
     let flow = flow.known();
     let so_far = error::destination(router, ingress, ip, quote, flow);
     let onward = next_hop(packet, router, arrival, ip, so_far.plan.ends.destination);
-    let finished = onward.and_then(|(hop, egress)| {
+    let finished = onward.and_then(|(_, hop, egress)| {
         let plan = error::source(router, ingress, &egress, ip, quote, flow, so_far)?;
         Ok((hop, plan))
     });
     match finished {
         Ok((hop, ErrorPlan { plan, quoted })) => {
             let written = write(packet, ip, &plan.rewrite(None), quote, &quoted, 1);
-            forwarded(packet, router, written, &hop, &plan)
+            forwarded(packet, router, written, &hop, (plan.outcome, plan.tally))
         }
         Err(outcome) if outcome.is_refusal() => Verdict::Drop(outcome),
         Err(outcome) => {
@@ -186,13 +227,13 @@ fn forwarded<P: Packet + ?Sized, T: Tables>(
     tables: &T,
     written: Option<()>,
     hop: &NextHop,
-    plan: &Plan,
+    (outcome, tally): (Outcome, Tally),
 ) -> Verdict {
     if written.is_none() || eth::set_addresses(packet, hop.destination, hop.source).is_none() {
         return Verdict::Drop(Outcome::NoMemory);
     }
-    tables.tally(plan.tally, packet.len());
-    Verdict::Redirect(hop.ifindex, plan.outcome)
+    tables.tally(tally, packet.len());
+    Verdict::Redirect(hop.ifindex, outcome)
 }
 
 /// What becomes of a packet of which the first half was rewritten.
@@ -207,7 +248,7 @@ fn left_to_kernel(plan: &Plan, ip: &Ipv4, tag: u32) -> Verdict {
     }
 }
 
-/// Where a packet goes that may leave without the kernel's stack.
+/// Where a packet goes that may leave without the kernel's stack, with what is asked about it.
 #[inline(always)]
 fn next_hop<P: Packet + ?Sized, R: Router>(
     packet: &P,
@@ -215,7 +256,7 @@ fn next_hop<P: Packet + ?Sized, R: Router>(
     arrival: &Arrival,
     ip: &Ipv4,
     destination: Addr,
-) -> Result<(NextHop, Interface), Outcome> {
+) -> Result<(RouteQuery, NextHop, Interface), Outcome> {
     if ip.has_options() {
         return Err(Outcome::Options);
     }
@@ -226,11 +267,15 @@ fn next_hop<P: Packet + ?Sized, R: Router>(
         return Err(Outcome::Vlan);
     }
     let len = segment_len(packet, ip, arrival.gso_size).ok_or(Outcome::TooBig)?;
-    let hop = router.route(&RouteQuery::new(arrival.ifindex, ip, destination, len))?;
+    let query = RouteQuery::of_arrival(arrival.ifindex, ip, len);
+    let hop = router.route(&RouteQuery {
+        destination,
+        ..query
+    })?;
     let egress = router
         .interface(hop.ifindex)
         .ok_or(Outcome::UnmanagedEgress)?;
-    Ok((hop, egress))
+    Ok((query, hop, egress))
 }
 
 /// The same for TC egress, which sees the datagram with its new destination.

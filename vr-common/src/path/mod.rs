@@ -6,13 +6,15 @@
 //! (resolve a neighbour, fragment, answer for a TTL): it then translates the destination alone, and TC egress the
 //! source, so that the kernel's own errors are about addresses that their receiver knows.
 
+mod decision;
 mod egress;
 mod ingress;
 mod verdict;
 mod xdp;
 
+pub use decision::{Decision, Decisions};
 pub use egress::{Departure, data_egress, error_egress, own_error, tc_egress};
-pub use ingress::{Arrival, data_ingress, error_ingress, tc_ingress};
+pub use ingress::{Arrival, data_ingress, error_ingress, known_ingress, tc_ingress};
 pub use verdict::{Turn, Verdict};
 pub use xdp::xdp;
 
@@ -30,8 +32,8 @@ use crate::{
     },
 };
 
-/// The kernel's FIB, and the tables of the decision.
-pub trait Router: Tables {
+/// The kernel's FIB, the tables of the decision, and decisions of before.
+pub trait Router: Tables + Decisions {
     /// The next hop for a packet from interface `ingress` with the addresses of `query`.
     ///
     /// # Errors
@@ -70,12 +72,13 @@ pub struct NextHop {
 const IP_AT: usize = eth::HEADER_LEN;
 
 impl RouteQuery {
+    /// The question of a packet as it arrives.
     #[inline(always)]
-    fn new(ingress: u32, ip: &Ipv4, destination: Addr, len: usize) -> Self {
+    fn of_arrival(ingress: u32, ip: &Ipv4, len: usize) -> Self {
         Self {
             ingress,
             source: ip.source,
-            destination,
+            destination: ip.destination,
             tos: ip.tos,
             protocol: ip.protocol,
             len: len as u16,

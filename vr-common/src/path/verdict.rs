@@ -25,6 +25,8 @@ pub enum Turn {
     IsError,
     /// It is left as it came until its session has been begun.
     Begins,
+    /// Nothing is known of packets like it: it is left as it came, for the part of the program that asks.
+    IsNew,
     /// It is a fragment that has come before its datagram's first one.
     IsEarly,
 }
@@ -42,6 +44,7 @@ impl Turn {
             Self::IsError => (4, 0, Outcome::Malformed),
             Self::Begins => (5, 0, Outcome::NewSession),
             Self::IsEarly => (6, 0, Outcome::FragmentUnknown),
+            Self::IsNew => (7, 0, Outcome::Malformed),
         };
         (number as u64) << 32 | what << 16 | outcome as u64
     }
@@ -62,7 +65,8 @@ impl Turn {
             3 => Verdict::Drop(outcome),
             4 => return Self::IsError,
             5 => return Self::Begins,
-            _ => return Self::IsEarly,
+            6 => return Self::IsEarly,
+            _ => return Self::IsNew,
         })
     }
 }
@@ -97,6 +101,7 @@ mod tests {
                 Turn::IsError,
                 Turn::Begins,
                 Turn::IsEarly,
+                Turn::IsNew,
             ] {
                 prop_assert_eq!(Turn::from_word(turn.word()), turn);
             }

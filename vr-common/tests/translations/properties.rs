@@ -79,6 +79,25 @@ proptest! {
         prop_assert_eq!(after[22], frame[22] - hops, "one hop if it has left, and none if not");
     }
 
+    /// One world remembers what it has decided, the other forgets it before each packet.
+    #[test]
+    fn what_was_decided_before_changes_nothing(
+        sent in vec((generate::sent(), any::<bool>()), 1..40), removed in vec(0..EIPS.len(), 0..3),
+    ) {
+        let (mut one, mut other) = (World::default(), World::default());
+        let mut removed = removed.into_iter();
+        for (number, ((way, frame), again)) in sent.iter().enumerate() {
+            if number % 16 == 15 && let Some(eip) = removed.next() {
+                one.remove_eip(EIPS[eip].0);
+                other.remove_eip(EIPS[eip].0);
+            }
+            for _ in 0..=u8::from(*again) {
+                other.forget_decisions();
+                prop_assert_eq!(through(&one, *way, frame), through(&other, *way, frame));
+            }
+        }
+    }
+
     #[test]
     fn checksums_are_as_right_or_wrong_as_before((way, frame) in generate::sent()) {
         let (end, after) = through(&World::default(), way, &frame);

@@ -42,6 +42,15 @@ pub fn through<T: Copy, const N: usize>(place: *mut [T; N], words: [T; N]) -> [T
     left(place)
 }
 
+/// Two words mixed into one, whose topmost bits choose among elements. (A product's low bits know only the low bits of what was
+/// multiplied, and neighbouring addresses differ in the highest of their words.)
+#[inline(always)]
+pub const fn mixed(a: u32, b: u32) -> u32 {
+    const ODD: u32 = 0x9e37_79b1;
+    let mixed = a.wrapping_mul(ODD).rotate_left(15) ^ b;
+    (mixed ^ mixed >> 16).wrapping_mul(ODD)
+}
+
 /// A map value's words, each read once and whole.
 #[inline(always)]
 pub fn words<T, const N: usize>(value: *const T) -> [u64; N] {

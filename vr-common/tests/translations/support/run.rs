@@ -132,6 +132,7 @@ pub fn in_program<P: Packet + ?Sized>(world: &World, way: Way, packet: &mut P) -
         Turn::Begins => End::Kernel(Outcome::NewSession),
         Turn::IsEarly => End::Dropped(Outcome::FragmentUnknown),
         Turn::IsError => panic!("an error has a part of its own"),
+        Turn::IsNew => panic!("what nothing is known of is asked about"),
     }
 }
 

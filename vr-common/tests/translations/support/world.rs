@@ -8,9 +8,9 @@ use std::{
 
 use vr_common::{
     layout::{AddressEntry, Counter, ForwardEntry, ForwardKey, Interface, port_prefixes},
-    nat::{Datagram, Tables},
+    nat::{Datagram, Holds, Tables},
     outcome::Outcome,
-    path::{NextHop, RouteQuery, Router},
+    path::{Decision, Decisions, NextHop, RouteQuery, Router},
     session::{
         self, Found, Opening, Segment,
         flow::{Ends, Flow},
@@ -39,6 +39,9 @@ pub struct World {
     fragments: RefCell<HashMap<Datagram, (Ends, Tally, Ticks)>>,
     /// What was counted by rule.
     pub tallied: RefCell<HashMap<Tally, Counter>>,
+    /// Decisions of before, by [`question`], each with the longest packet that it was made for.
+    decisions: RefCell<HashMap<Question, (Decision, u16)>>,
+    decided: Cell<Option<Decision>>,
     /// A session to be begun, and why there still is none: see [`World::begin`].
     pending: Cell<Option<Opening>>,
     refusal: Cell<Option<Outcome>>,
@@ -67,6 +70,8 @@ impl World {
             store: Store::new(64, settings()),
             fragments: RefCell::default(),
             tallied: RefCell::default(),
+            decisions: RefCell::default(),
+            decided: Cell::default(),
             pending: Cell::default(),
             refusal: Cell::default(),
             opened: Cell::default(),
@@ -121,6 +126,7 @@ impl World {
 
     /// Maps an EIP to nobody any more.
     pub fn remove_eip(&mut self, eip: Ipv4Addr) {
+        self.forget_decisions();
         let entry = self.role(eip);
         let vm = std::mem::replace(&mut entry.vm, Addr::NONE);
         entry.flags &= !AddressEntry::SECOND;
@@ -161,7 +167,18 @@ impl World {
         }
     }
 
+    /// As after every change of the tables, and at every tick.
+    pub fn forget_decisions(&mut self) {
+        self.decisions.get_mut().clear();
+    }
+
+    /// How many decisions are kept.
+    pub fn decisions(&self) -> usize {
+        self.decisions.borrow().len()
+    }
+
     fn role(&mut self, address: Ipv4Addr) -> &mut AddressEntry {
+        self.forget_decisions();
         let address = address.into();
         let new = AddressEntry::new(address);
         self.addresses.entry(address).or_insert(new)
@@ -306,6 +323,44 @@ impl Tables for World {
         let counter = tallied.entry(tally).or_default();
         counter.packets += 1;
         counter.bytes += bytes as u64;
+    }
+}
+
+/// What is the same of all packets that a decision may hold for.
+type Question = (u32, Addr, Addr, u8, u8);
+
+fn question(arrival: &RouteQuery) -> Question {
+    (
+        arrival.ingress,
+        arrival.source,
+        arrival.destination,
+        arrival.tos,
+        arrival.protocol,
+    )
+}
+
+impl Decisions for World {
+    fn known(&self, arrival: &RouteQuery) -> Holds {
+        let decisions = self.decisions.borrow();
+        let known = decisions
+            .get(&question(arrival))
+            .filter(|(_, longest)| arrival.len <= *longest)
+            .map(|(decision, _)| *decision);
+        self.decided.set(known);
+        known.map_or(Holds::Once, |decision| decision.holds)
+    }
+    fn keep(&self, arrival: &RouteQuery, decision: &Decision) {
+        let decision = Decision::from_words(decision.words());
+        self.decided.set(Some(decision));
+        if decision.holds != Holds::Once {
+            let mut decisions = self.decisions.borrow_mut();
+            decisions.insert(question(arrival), (decision, arrival.len));
+        }
+    }
+    fn decision(&self) -> Decision {
+        self.decided
+            .get()
+            .expect("a decision that was found or made")
     }
 }
 
