@@ -24,7 +24,7 @@ type Kept = [u64; 4];
 #[map]
 static ROLES: PerCpuArray<Kept> = PerCpuArray::with_max_entries(KEPT, 0);
 
-/// How often the loader has begun or ended to change the addresses of a table that is in use: odd in between.
+/// How often the loader has begun or ended to change what is in use of addresses and interfaces: odd in between.
 #[map]
 static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 

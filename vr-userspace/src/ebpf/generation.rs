@@ -36,8 +36,6 @@ use crate::{
     rules,
 };
 
-type Addresses = Table<4, { size_of::<AddressEntry>() }>;
-
 /// What a picture needs of a generation.
 #[derive(Debug, Clone, Copy)]
 pub struct Need {
@@ -285,7 +283,7 @@ impl Generation {
             .into_iter()
             .map(|entry| (entry.address.octets(), entry.to_bytes()))
             .collect();
-        self.change_addresses(|addresses| addresses.write(&elements))
+        self.change(|| self.addresses()?.write(&elements))
     }
 
     /// Removes addresses, which must be there.
@@ -294,19 +292,18 @@ impl Generation {
     /// If the kernel refuses.
     pub fn remove_addresses(&self, addresses: impl IntoIterator<Item = Addr>) -> Result<()> {
         let keys: Vec<_> = addresses.into_iter().map(Addr::octets).collect();
-        self.change_addresses(|addresses| addresses.remove(&keys))
+        self.change(|| self.addresses()?.remove(&keys))
     }
 
-    /// Changes the table of addresses, of which programs keep elements for a moment unless its epoch is odd, and none of before
-    /// its last change. A change that was broken off has left it odd.
-    fn change_addresses(&self, change: impl FnOnce(&mut Addresses) -> Result<()>) -> Result<()> {
-        let mut table = self.addresses()?;
+    /// Changes what programs keep for a moment: addresses or interfaces. They keep nothing while the epoch is odd, and nothing of
+    /// before a change after it. A change that was broken off has left it odd.
+    fn change<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut epoch: Array<MapData, u32> = Map::Array(self.map(EPOCH)?).try_into()?;
         let changing = epoch.get(&0, 0)? | 1;
         epoch.set(0, changing, 0)?;
-        change(&mut table)?;
+        let changed = change()?;
         epoch.set(0, changing.wrapping_add(1), 0)?;
-        Ok(())
+        Ok(changed)
     }
 
     fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
@@ -370,9 +367,11 @@ impl Generation {
     /// If the kernel refuses.
     pub fn write_interface(&self, ifindex: u32, interface: Option<Interface>) -> Result<()> {
         let value = interface.unwrap_or(Interface::EMPTY);
-        self.array::<16>(INTERFACES)?
-            .set(Interface::slot(ifindex), value.to_bytes(), 0)
-            .context("cannot write the table of interfaces")
+        self.change(|| {
+            self.array::<16>(INTERFACES)?
+                .set(Interface::slot(ifindex), value.to_bytes(), 0)
+                .context("cannot write the table of interfaces")
+        })
     }
 
     /// Writes what sessions follow.
@@ -432,7 +431,7 @@ impl Generation {
         Table::open(self.map_id(name)?).with_context(|| format!("the map {name}"))
     }
 
-    fn addresses(&self) -> Result<Addresses> {
+    fn addresses(&self) -> Result<Table<4, { size_of::<AddressEntry>() }>> {
         self.table(ADDRESSES)
     }
 
