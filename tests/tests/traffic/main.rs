@@ -4,6 +4,7 @@ mod errors;
 mod fragments;
 mod mtu;
 mod raw;
+mod routes;
 mod sockets;
 mod strangers;
 
