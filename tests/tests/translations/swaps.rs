@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use vr_tests::capture::Capture;
 use vr_tests::each_ebpf_backend;
 use vr_tests::file::File;
@@ -284,8 +286,29 @@ impl Others {
     }
 }
 
+/// Does `work` on a thread of the first processor, which those that it starts stay on. A sender that moves to another processor
+/// has its segments overtake each other, whatever the router does, and sends some of them again.
+fn on_one_processor<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            stay_on_one_processor()?;
+            work()
+        });
+        pinned.join().map_err(|_| anyhow!("a thread panicked"))?
+    })
+}
+
+fn stay_on_one_processor() -> Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot tell the processors")?;
+    let first = (0..CpuSet::count()).find(|number| allowed.is_set(*number) == Ok(true));
+    let mut one = CpuSet::new();
+    one.set(first.context("there is no processor")?)?;
+    sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on one processor")
+}
+
 /// Transfers until `over`; returns how many bytes came back.
 fn download(name: &str, connection: &mut TcpClient, swaps: &Swaps) -> Result<usize> {
+    stay_on_one_processor()?;
     let mut length = 0;
     while !swaps.is_over() {
         connection
@@ -337,7 +360,7 @@ fn reloads_swap_two_eips_and_nothing_else(backend: &str) -> Result<()> {
         // A probe of the tail is sent as soon as a processor was away for a moment, though nothing is lost.
         host.sysctl("ipv4.tcp_early_retrans", "0")?;
     }
-    let mut others = Others::start(&lab)?;
+    let mut others = on_one_processor(|| Others::start(&lab))?;
     let swaps = Swaps {
         clock: Clock::default(),
         over: AtomicBool::new(false),
