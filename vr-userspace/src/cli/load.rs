@@ -20,6 +20,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    say::out,
     service::{log::warning, settle::Version},
     sessions::may_end_flows,
     state::{Failure, Owned, State, Tuned, now},
@@ -469,12 +470,12 @@ fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
             (None, Some(_)) => "xdp".to_owned(),
             (None, None) => "tc".to_owned(),
         };
-        println!("{}: {backend} ({why})", link.name);
+        out!("{}: {backend} ({why})", link.name);
     }
     for pending in &state.pending {
-        println!("pending: {pending}");
+        out!("pending: {pending}");
     }
-    println!(
+    out!(
         "loaded: {} interfaces, {} EIPs, {} forwards",
         state.chosen.len(),
         config.eips.len(),

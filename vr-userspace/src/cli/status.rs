@@ -19,6 +19,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     rules::{What, rules},
+    say::out,
     service::record::Record,
     state::{Failure, State, now},
     sysctl::Sysctls,
@@ -98,7 +99,7 @@ const BUSIEST: usize = 20;
 pub async fn run(instance: &Instance, json: bool) -> Result<()> {
     let status = read(instance).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        out!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status);
     }
@@ -221,7 +222,7 @@ fn last_failure(state: &State, service: Option<&Record>) -> Option<Failure> {
 }
 
 fn print_service(service: &Record) {
-    println!(
+    out!(
         "service: process {}, running for {}; {} {}",
         service.pid,
         ago(service.since),
@@ -229,7 +230,7 @@ fn print_service(service: &Record) {
         service.file.words()
     );
     if let Some(why) = &service.stands_back {
-        println!(
+        out!(
             "service: {why}; it stands back until that file changes or is loaded again (`vr-userspace load`)"
         );
     }
@@ -248,9 +249,9 @@ fn ago(at: u64) -> String {
 
 fn print(status: &Status) {
     if !status.loaded {
-        println!("nothing is loaded (router {})", status.instance);
+        out!("nothing is loaded (router {})", status.instance);
     } else {
-        println!(
+        out!(
             "router {}: {} EIPs and {} forwards from {}; room for {} sessions",
             status.instance,
             status.eips,
@@ -280,10 +281,10 @@ fn print(status: &Status) {
                 interface.why.as_deref().unwrap_or(""),
             ]);
         }
-        println!("{table}");
+        out!("{table}");
     }
     if status.strange_rules {
-        println!(
+        out!(
             "somebody has changed the router's iptables rules: run load again, which puts them back"
         );
     }
@@ -291,10 +292,10 @@ fn print(status: &Status) {
         print_service(service);
     }
     for pending in &status.pending {
-        println!("pending: {pending}");
+        out!("pending: {pending}");
     }
     if let Some(failure) = &status.last_failure {
-        println!("last failure: {}", failure.message);
+        out!("last failure: {}", failure.message);
     }
     let rows = status.counters.iter().flat_map(|(hook, outcomes)| {
         outcomes
@@ -319,7 +320,7 @@ fn print(status: &Status) {
         any = true;
     }
     if any {
-        println!("{table}");
+        out!("{table}");
     }
     print_rules(&status.rules);
 }
@@ -355,8 +356,8 @@ fn print_rules(rules: &[RuleStatus]) {
                 .chain(counts.map(|count| count.to_string())),
         );
     }
-    println!("{table}");
+    out!("{table}");
     if let Some(more) = busiest.len().checked_sub(BUSIEST).filter(|more| *more > 0) {
-        println!("and {more} rules with fewer packets: see status --json");
+        out!("and {more} rules with fewer packets: see status --json");
     }
 }
