@@ -103,9 +103,24 @@ fn refused(bytes: &[u8], backend: &str, judge: impl Fn(&Outcome) -> Result<()>) 
         Ok(())
     };
     all(&lab)?;
-    ensure!(!lab.run_directory().exists(), "a directory was made");
-    lab.loads(&File::small(), backend)?;
+    failed(&lab)?;
+    // That is all that is kept of it, and `unload` takes it away.
+    ensure!(lab.status()?["loaded"] == false);
+    lab.unloads()?;
+    ensure!(lab.run_files()?.is_empty(), "{:?}", lab.run_files()?);
     all(&lab)?;
+    lab.loads(&File::small(), backend)?;
+    ensure!(lab.status()?["last_failure"].is_null());
+    all(&lab)?;
+    failed(&lab)?;
+    ping(&lab.client1, EIP1)?;
+    lab.loads(&File::small(), backend)?;
+    ensure!(lab.status()?["last_failure"].is_null());
+    Ok(())
+}
+
+/// Checks that `status` tells of a file that was wrong.
+fn failed(lab: &Lab) -> Result<()> {
     let failure = lab.status()?["last_failure"]["message"].clone();
     ensure!(
         failure
@@ -113,9 +128,6 @@ fn refused(bytes: &[u8], backend: &str, judge: impl Fn(&Outcome) -> Result<()>) 
             .is_some_and(|text| text.contains("kylin-vr.yaml")),
         "{failure}"
     );
-    ping(&lab.client1, EIP1)?;
-    lab.loads(&File::small(), backend)?;
-    ensure!(lab.status()?["last_failure"].is_null());
     Ok(())
 }
 
@@ -176,7 +188,9 @@ fn a_file_that_is_missing_or_no_file_is_an_error(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let before = lab.router.inventory()?;
     let missing = lab.directory().join("nowhere/kylin-vr.yaml");
-    for path in [missing.as_path(), lab.directory()] {
+    let pipe = lab.directory().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    for path in [missing.as_path(), lab.directory(), &pipe] {
         let file = path.to_string_lossy();
         for words in [
             &["check", "--config", &file][..],
@@ -187,7 +201,9 @@ fn a_file_that_is_missing_or_no_file_is_an_error(backend: &str) -> Result<()> {
             ensure!(outcome.stderr.contains(&*file), "{outcome}");
         }
     }
-    ensure!(lab.router.inventory()? == before && lab.run_files()?.is_empty());
+    ensure!(lab.router.inventory()? == before);
+    lab.unloads()?;
+    ensure!(lab.run_files()?.is_empty());
     Ok(())
 }
 

@@ -191,7 +191,7 @@ async fn read(instance: &Instance) -> Result<Status> {
             capacity: capacity.map_or(picture.sessions, |it| it.try_into().unwrap_or(u32::MAX)),
         },
         pending: state.pending.clone(),
-        last_failure: last_failure(&state, service.as_ref()),
+        last_failure: last_failure(instance, &state, service.as_ref()),
         service,
         counters,
         rules,
@@ -213,11 +213,12 @@ fn by_rule(generation: &Generation, picture: &Picture) -> Result<Vec<RuleStatus>
 }
 
 /// Of what calls and the service have recorded, the latter if it is newer than the last load.
-fn last_failure(state: &State, service: Option<&Record>) -> Option<Failure> {
+fn last_failure(instance: &Instance, state: &State, service: Option<&Record>) -> Option<Failure> {
     let services = service
         .and_then(|service| service.last_failure.clone())
         .filter(|failure| state.loaded_at.is_none_or(|loaded| failure.at >= loaded));
-    let all = [state.last_failure.clone(), services];
+    let before = Failure::read(&instance.failure_file());
+    let all = [state.last_failure.clone(), before, services];
     all.into_iter().flatten().max_by_key(|failure| failure.at)
 }
 

@@ -36,6 +36,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .run(None, &situation.observed, &mut Picture::default())
         .await?;
     State::remove(&instance.state_file())?;
+    State::remove(&instance.failure_file())?;
     let service = sweep(instance)?;
     lock.remove();
     out!("unloaded");
