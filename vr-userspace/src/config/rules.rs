@@ -243,7 +243,7 @@ impl<'s> Rules<'s> {
             self.pending(&mut warnings, config);
         }
         for mapped in &self.mapped {
-            self.own_address(&mut warnings, mapped.eip);
+            self.own_address(&mut warnings, config, mapped.eip);
             self.gateways_address(&mut warnings, mapped.eip);
             if let Some(vm) = mapped.vm {
                 self.no_vm(&mut warnings, vm);
@@ -290,15 +290,22 @@ impl<'s> Rules<'s> {
         }
     }
 
-    fn own_address(&self, warnings: &mut Findings, eip: Found<Ipv4Addr>) {
+    /// A 1:1 mapping takes the whole address: of the uplink's, that is what all others go out by.
+    fn own_address(&self, warnings: &mut Findings, config: &Config, eip: Found<Ipv4Addr>) {
         let Some(own) = self.addresses.get(&eip.value) else {
             return;
+        };
+        let uplink = config.uplink().map(|uplink| uplink.address);
+        let also = if uplink == Some(eip.value) {
+            "; so do, without iptables, the answers to hosts that have no EIP, and to hairpin"
+        } else {
+            ""
         };
         warnings.add(eip.at, || {
             let (eip, line) = (eip.value, self.line(*own));
             Words::warning(format!(
                 "{eip} is the router's own address (line {line}): what is sent to it goes to the \
-                 VM, the router itself cannot be reached by it"
+                 VM, the router itself cannot be reached by it{also}"
             ))
         });
     }

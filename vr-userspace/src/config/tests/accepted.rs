@@ -153,6 +153,14 @@ fn warnings_name_what_may_not_work() {
             format!("{NICS}eip_list:\n- {{eip: 10.0.0.2, vm-ip: 192.168.0.2}}\n"),
             &[
                 "5:9: eip_list[0].eip: 10.0.0.2 is the router's own address (line 2): what is sent \
+                 to it goes to the VM, the router itself cannot be reached by it; so do, without \
+                 iptables, the answers to hosts that have no EIP, and to hairpin",
+            ],
+        ),
+        (
+            format!("{NICS}eip_list:\n- {{eip: 192.168.0.1, vm-ip: 192.168.0.2}}\n"),
+            &[
+                "5:9: eip_list[0].eip: 192.168.0.1 is the router's own address (line 3): what is sent \
                  to it goes to the VM, the router itself cannot be reached by it",
             ],
         ),
