@@ -1,10 +1,10 @@
 //! Files that are wrong, missing, huge or strange; and several who apply a file at once.
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -103,9 +103,24 @@ fn refused(bytes: &[u8], backend: &str, judge: impl Fn(&Outcome) -> Result<()>) 
         Ok(())
     };
     all(&lab)?;
-    ensure!(!lab.run_directory().exists(), "a directory was made");
-    lab.loads(&File::small(), backend)?;
+    failed(&lab)?;
+    // That is all that is kept of it, and `unload` takes it away.
+    ensure!(lab.status()?["loaded"] == false);
+    lab.unloads()?;
+    ensure!(lab.run_files()?.is_empty(), "{:?}", lab.run_files()?);
     all(&lab)?;
+    lab.loads(&File::small(), backend)?;
+    ensure!(lab.status()?["last_failure"].is_null());
+    all(&lab)?;
+    failed(&lab)?;
+    ping(&lab.client1, EIP1)?;
+    lab.loads(&File::small(), backend)?;
+    ensure!(lab.status()?["last_failure"].is_null());
+    Ok(())
+}
+
+/// Checks that `status` tells of a file that was wrong.
+fn failed(lab: &Lab) -> Result<()> {
     let failure = lab.status()?["last_failure"]["message"].clone();
     ensure!(
         failure
@@ -113,9 +128,6 @@ fn refused(bytes: &[u8], backend: &str, judge: impl Fn(&Outcome) -> Result<()>) 
             .is_some_and(|text| text.contains("kylin-vr.yaml")),
         "{failure}"
     );
-    ping(&lab.client1, EIP1)?;
-    lab.loads(&File::small(), backend)?;
-    ensure!(lab.status()?["last_failure"].is_null());
     Ok(())
 }
 
@@ -176,7 +188,9 @@ fn a_file_that_is_missing_or_no_file_is_an_error(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     let before = lab.router.inventory()?;
     let missing = lab.directory().join("nowhere/kylin-vr.yaml");
-    for path in [missing.as_path(), lab.directory()] {
+    let pipe = lab.directory().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    for path in [missing.as_path(), lab.directory(), &pipe] {
         let file = path.to_string_lossy();
         for words in [
             &["check", "--config", &file][..],
@@ -187,7 +201,9 @@ fn a_file_that_is_missing_or_no_file_is_an_error(backend: &str) -> Result<()> {
             ensure!(outcome.stderr.contains(&*file), "{outcome}");
         }
     }
-    ensure!(lab.router.inventory()? == before && lab.run_files()?.is_empty());
+    ensure!(lab.router.inventory()? == before);
+    lab.unloads()?;
+    ensure!(lab.run_files()?.is_empty());
     Ok(())
 }
 
@@ -233,6 +249,44 @@ fn check_needs_no_privilege_and_load_says_that_it_does() -> Result<()> {
     Ok(())
 }
 
+/// A pipeline's end that has gone, such as `head`, or a disk that is full: the words are lost, and nothing else.
+#[test]
+fn who_does_not_listen_ends_no_work() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    let file = lab.write_config(&File::small().to_string())?;
+    let closed = || -> Result<Stdio> { Ok(std::io::pipe()?.1.into()) };
+    let full = || -> Result<Stdio> { Ok(OpenOptions::new().write(true).open("/dev/full")?.into()) };
+    for deaf in [&closed as &dyn Fn() -> Result<Stdio>, &full] {
+        for words in [&["load", "--backend", "tc", "--config"][..], &["unload"]] {
+            let mut command = lab.vr_command()?;
+            command.args(words).stdout(deaf()?).stderr(deaf()?);
+            if words.len() > 1 {
+                command.arg(&file);
+            }
+            let status = command.status()?;
+            ensure!(status.success(), "{words:?}: {status}");
+            ensure!(lab.status()?["loaded"] == (words[0] == "load"), "{words:?}");
+        }
+    }
+    lab.loads(&File::small(), "tc")?;
+    // A result that is lost is an error; one that nobody wanted to read to the end is none.
+    for (deaf, code) in [(closed()?, 0), (full()?, 1)] {
+        let mut command = lab.vr_command()?;
+        let outcome = command.arg("status").stdout(deaf).stderr(Stdio::piped());
+        let outcome = outcome.output()?;
+        let told = String::from_utf8_lossy(&outcome.stderr);
+        ensure!(
+            outcome.status.code() == Some(code),
+            "{} {told}",
+            outcome.status
+        );
+        ensure!(!told.contains("panicked"), "{told}");
+        ensure!(told.contains("standard output") == (code == 1), "{told}");
+    }
+    Ok(())
+}
+
 /// The lock of the lab's router, taken as another call would.
 fn hold_lock(lab: &Lab) -> Result<Flock<fs::File>> {
     let lock = lab.run_files()?.into_iter().map(|(name, _)| name);
@@ -252,7 +306,7 @@ fn who_has_waited_loads_the_file_as_it_is_then(backend: &str) -> Result<()> {
     let mut load = lab.vr_command()?;
     load.args(["load", "--backend", backend, "--config"])
         .arg(&path);
-    let mut load = load.stderr(std::process::Stdio::piped()).spawn()?;
+    let mut load = load.stderr(Stdio::piped()).spawn()?;
     let mut told = String::new();
     // It says that it waits once it has read the file.
     BufReader::new(load.stderr.take().context("no stderr")?).read_line(&mut told)?;
@@ -268,9 +322,9 @@ fn who_has_waited_loads_the_file_as_it_is_then(backend: &str) -> Result<()> {
 fn who_waits_for_the_lock_is_told_for_whom(backend: &str) -> Result<()> {
     let lab = Lab::new()?;
     lab.loads(&File::small(), backend)?;
-    let mut held = hold_lock(&lab)?;
-    held.set_len(0)?;
-    held.write_all(b"4242 1700000000")?;
+    // By no call: what stands in the file is of one that has ended.
+    let held = hold_lock(&lab)?;
+    let holder = format!("process {}", std::process::id());
 
     let before = lab.router.inventory()?;
     let file = lab.write_config(&File::full().to_string())?;
@@ -298,7 +352,7 @@ fn who_waits_for_the_lock_is_told_for_whom(backend: &str) -> Result<()> {
     ] {
         let outcome = lab.vr(words)?;
         ensure!(outcome.code() == Some(3), "{outcome}");
-        ensure!(outcome.stderr.contains("process 4242"), "{outcome}");
+        ensure!(outcome.stderr.contains(&holder), "{outcome}");
         ensure!(outcome.stderr.contains("since"), "{outcome}");
     }
     ensure!(lab.router.inventory()? == before);
@@ -313,7 +367,7 @@ fn who_waits_for_the_lock_is_told_for_whom(backend: &str) -> Result<()> {
     ensure!(!patient.is_finished(), "it did not wait");
     drop(held);
     let outcome = patient.join().expect("the waiting thread")?;
-    ensure!(outcome.stderr.contains("process 4242"), "{outcome}");
+    ensure!(outcome.stderr.contains(&holder), "{outcome}");
     outcome.ok()?;
     ensure!(lab.status()?["eips"] == 3);
     Ok(())

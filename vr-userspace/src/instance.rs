@@ -74,6 +74,12 @@ impl Instance {
     pub fn state_file(&self) -> PathBuf {
         self.run_dir.join(format!("{}.json", self.name))
     }
+
+    /// The last failure while there is no record: of a file that was wrong before anything was set up.
+    #[must_use]
+    pub fn failure_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.failure", self.name))
+    }
 }
 
 /// Whether this is the network namespace of process 1.

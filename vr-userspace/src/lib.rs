@@ -9,7 +9,12 @@
 //! ```
 //!
 //! Only [`apply`] writes. All before it is free of side effects, and all but the readers is pure.
-#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)
+)]
+
+mod say;
 
 pub mod apply;
 pub mod bulk;

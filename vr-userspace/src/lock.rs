@@ -9,9 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag},
+    sys::stat::{major, minor},
+    unistd::{SysconfVar, sysconf},
+};
 
-use crate::trust;
+use crate::{say::tell, trust};
 
 /// How often a waiting call looks again.
 const POLL: Duration = Duration::from_millis(20);
@@ -54,7 +58,7 @@ impl Lock {
                 .into());
             }
             if !told {
-                eprintln!("waiting for {holder}, which is at work on this router");
+                tell!("waiting for {holder}, which is at work on this router");
                 told = true;
             }
             std::thread::sleep(POLL.min(patience));
@@ -144,23 +148,71 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     write!(file, "{} {now}", std::process::id())
 }
 
+/// Who holds the lock, in words: the process that wrote itself into it, unless the kernel knows of another one, which has not come to
+/// that yet or is no call of ours.
 fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
     let mut words = text.split_whitespace();
-    match (
-        words.next(),
-        words.next().and_then(|since| since.parse::<u64>().ok()),
-    ) {
-        (Some(pid), Some(since)) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
-            format!("process {pid} (since {} s)", now.saturating_sub(since))
-        }
-        _ => "another process".to_owned(),
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let written = number().and_then(|pid| Some((pid, seconds_since(number()?))));
+    let holder = match (kernels_holder(file), written) {
+        (Some(pid), Some((writer, age))) if pid == writer => Some((pid, Some(age))),
+        (Some(pid), _) => Some((pid, age_of(pid))),
+        (None, Some((writer, age))) => Some((writer, Some(age))),
+        (None, None) => None,
+    };
+    match holder {
+        Some((pid, Some(age))) => format!("process {pid} (since {age} s)"),
+        Some((pid, None)) => format!("process {pid}"),
+        None => "another process".to_owned(),
     }
+}
+
+fn seconds_since(time: u64) -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+        .saturating_sub(time)
+}
+
+/// Who holds the lock by /proc/locks; `None` where that does not show the file's device, or a process of another namespace holds it.
+fn kernels_holder(file: &File) -> Option<u64> {
+    let meta = file.metadata().ok()?;
+    holder_in(
+        &fs::read_to_string("/proc/locks").ok()?,
+        meta.dev(),
+        meta.ino(),
+    )
+}
+
+/// The same by the text of /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF`, with `->` before those that wait.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u64> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    locks.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [_, "FLOCK", _, _, pid, of, ..] if of == file => {
+                pid.parse().ok().filter(|pid| *pid != 0)
+            }
+            _ => None,
+        }
+    })
+}
+
+/// How long a process has been running, in seconds.
+fn age_of(pid: u64) -> Option<u64> {
+    /// The place of `starttime` in /proc/PID/stat behind the name in brackets, which may hold anything; proc(5).
+    const STARTTIME: usize = 19;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let start: u64 = rest.split_whitespace().nth(STARTTIME)?.parse().ok()?;
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok()??;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let (uptime, _) = uptime.split_once('.')?;
+    let uptime: u64 = uptime.parse().ok()?;
+    Some(uptime.saturating_sub(start / u64::try_from(ticks).ok()?))
 }
 
 #[cfg(test)]
@@ -226,5 +278,40 @@ mod tests {
         std::os::unix::fs::symlink(&target, dir.path().join("lock")).unwrap();
         assert!(Lock::take(&dir.path().join("lock"), Duration::ZERO).is_err());
         assert!(!target.exists());
+    }
+
+    /// Between taking the lock and writing into it a call can be stopped, and whoever locks the file by hand writes nothing.
+    #[test]
+    fn a_holder_who_has_not_written_itself_is_named_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        for stale in ["", "4242 1700000000", "nonsense"] {
+            fs::write(&path, stale).unwrap();
+            let held =
+                Flock::lock(File::open(&path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+            let told = Lock::holder(&path).unwrap();
+            let me = format!("process {} (since ", std::process::id());
+            assert!(told.starts_with(&me), "{stale:?}: {told}");
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn the_kernels_list_of_locks_is_read() {
+        let locks = "\
+1: POSIX  ADVISORY  WRITE 11 fe:00:1234 0 EOF
+2: FLOCK  ADVISORY  WRITE 12 00:1a:1234 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 13 fe:00:1234 0 EOF
+3: FLOCK  ADVISORY  WRITE 14 fe:00:1234 0 EOF
+4: FLOCK  ADVISORY  WRITE 0 fe:00:1235 0 EOF
+";
+        let device = nix::sys::stat::makedev(0xfe, 0);
+        assert_eq!(holder_in(locks, device, 1234), Some(14));
+        assert_eq!(holder_in(locks, device, 1235), None);
+        assert_eq!(holder_in(locks, device, 1236), None);
+        assert_eq!(
+            holder_in(locks, nix::sys::stat::makedev(0, 0x1a), 1234),
+            Some(12)
+        );
     }
 }

@@ -125,6 +125,23 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// The one at `path`, if there is one.
+    #[must_use]
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&contents(path).ok()?).ok()
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If the directory cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        trust::replace(path, &serde_json::to_vec(self)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
 /// The whole record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

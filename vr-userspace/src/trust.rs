@@ -96,7 +96,7 @@ pub fn take_away(path: &Path) -> io::Result<()> {
 /// written it, if one may: that is the reader's to say, since the guest agent gives every file that it makes mode 666.
 ///
 /// # Errors
-/// If a link on the way belongs to another user; what the kernel says.
+/// If a link on the way belongs to another user; if it is a named pipe; what the kernel says.
 pub fn open_to_read(path: &Path) -> io::Result<(File, Option<String>)> {
     let mut walk = Walk::new(&std::path::absolute(path)?)?;
     loop {
@@ -109,6 +109,10 @@ pub fn open_to_read(path: &Path) -> io::Result<(File, Option<String>)> {
         let stat = fstat(&found)?;
         if !is_link(&stat) {
             if last {
+                // Opening one waits for a writer, who may never come.
+                if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO {
+                    return Err(io::Error::other("it is a pipe"));
+                }
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let file = openat(&walk.dir, step.as_os_str(), flags, Mode::empty())?;
                 return Ok(walk.opened(file));

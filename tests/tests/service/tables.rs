@@ -215,17 +215,17 @@ fn frame(expected: &Expected) -> BTreeSet<String> {
     const INSIDE: &str = "0x20000000/0x20000000";
     let mut rules = BTreeSet::from(["mangle -A FORWARD -j KYLIN-VR-THROUGH".to_owned()]);
     let mut say = |rule: String| rules.insert(rule);
-    for name in &expected.insides {
-        say(format!(
-            "mangle -A KYLIN-VR-THROUGH -s 0.0.0.0/8 -i {name} -j DROP"
-        ));
+    let uplink = expected.uplink.iter().map(|(name, _)| name);
+    for name in expected.insides.iter().chain(uplink) {
+        for nobody in ["-s 0.0.0.0/8", "-s 240.0.0.0/4", "-d 240.0.0.0/4"] {
+            say(format!(
+                "mangle -A KYLIN-VR-THROUGH {nobody} -i {name} -j DROP"
+            ));
+        }
     }
     let Some((uplink, address)) = &expected.uplink else {
         return rules;
     };
-    say(format!(
-        "mangle -A KYLIN-VR-THROUGH -s 0.0.0.0/8 -i {uplink} -j DROP"
-    ));
     for name in &expected.insides {
         say(format!(
             "mangle -A KYLIN-VR-THROUGH -i {name} -o {uplink} -m conntrack --ctstate INVALID -j DROP"

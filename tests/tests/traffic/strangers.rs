@@ -225,6 +225,8 @@ fn martians_never_come_out_and_are_counted(backend: &str) -> Result<()> {
         [0, 1, 2, 3],
         [224, 0, 0, 1],
         [239, 255, 255, 255],
+        [240, 0, 0, 1],
+        [255, 255, 255, 254],
         [255, 255, 255, 255],
     ] {
         let packet = udp(source.into(), EIP1).payload(bytes(20));
@@ -244,12 +246,21 @@ fn martians_never_come_out_and_are_counted(backend: &str) -> Result<()> {
     }
     // From inside likewise.
     let at_client = Capture::start(&lab.out, "router")?;
-    let packet = udp([127, 0, 0, 1].into(), CLIENT2).payload(bytes(20));
-    let frame = packet
-        .ethernet(SENDER_MAC, vr_tests::lab::INSIDE_MAC)
-        .build();
-    send_frame(&lab.vm1, NIC, &frame)?;
-    at_client.expect_none(SILENCE, "a martian", |view| view.destination == CLIENT2)
+    let reserved: Ipv4Addr = [240, 0, 0, 1].into();
+    for (source, destination) in [
+        ([127, 0, 0, 1].into(), CLIENT2),
+        (reserved, CLIENT2),
+        (VM1, reserved),
+    ] {
+        let packet = udp(source, destination).payload(bytes(20));
+        let frame = packet
+            .ethernet(SENDER_MAC, vr_tests::lab::INSIDE_MAC)
+            .build();
+        send_frame(&lab.vm1, NIC, &frame)?;
+    }
+    at_client.expect_none(SILENCE, "a martian", |view| {
+        [CLIENT2, reserved].contains(&view.destination)
+    })
 }
 
 /// The neighbour cannot be found: the kernel says so, about the EIP and not about the VM behind it.

@@ -104,12 +104,23 @@ pub fn data_ingress<P: Packet + ?Sized, R: Router>(
     };
     let ip = match parse(packet, router) {
         Ok(ip) => ip,
+        // It would leave by the kernel with whatever source it has.
+        Err(Outcome::Martian) if is_of_class_e(packet) => {
+            return Turn::Over(Verdict::Drop(Outcome::Martian));
+        }
         Err(outcome) => return Turn::Over(Verdict::Kernel(outcome)),
     };
     if icmp::carries_error(packet, &ip) && Quote::find(packet, &ip).is_some() {
         return Turn::IsError;
     }
     ingress_of_data(packet, router, arrival, &ingress, &ip).into()
+}
+
+/// Whether it comes from or goes to class E, of which the kernel thinks otherwise than RFC 1812.
+#[inline(always)]
+fn is_of_class_e<P: Packet + ?Sized>(packet: &P) -> bool {
+    let header = Ipv4::read(packet, IP_AT);
+    header.is_some_and(|ip| ip.source.is_reserved() || ip.destination.is_reserved())
 }
 
 #[inline(always)]

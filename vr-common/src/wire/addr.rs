@@ -48,6 +48,12 @@ impl Addr {
         let first = self.octets()[0];
         first != 0 && first != 127 && first < 224
     }
+    /// Whether this is class E (240/4), but for broadcast: no router forwards it by RFC 1812 §5.3.7, and Linux does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        self.octets()[0] >= 240 && self.0 != u32::MAX
+    }
 }
 
 /// By the dotted quad, as people sort addresses; not by the word in memory.

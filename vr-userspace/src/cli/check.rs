@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::say::out;
+
 pub fn run(config: &Path) -> Result<()> {
     let checked = super::read(config)?;
-    println!(
+    out!(
         "{}: valid: {} interfaces, {} EIPs, {} port forwards",
         config.display(),
         checked.interfaces.len(),

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::{
     doctor::{self, Finding, Severity},
     instance::Instance,
+    say::out,
 };
 
 /// Shown behind the options.
@@ -40,7 +41,7 @@ pub async fn run(instance: &Instance, arguments: &Arguments) -> Result<ExitCode>
         .filter(|finding| !arguments.quiet || finding.severity >= Severity::Warning)
         .collect();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        out!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print(&findings, &examined.findings);
     }
@@ -64,15 +65,15 @@ fn print(shown: &[&Finding], all: &[Finding]) {
     for finding in shown {
         if finding.group != group {
             group = finding.group;
-            println!("{group}");
+            out!("{group}");
         }
         let subject = match &finding.subject {
             Some(subject) => format!("{subject}: "),
             None => String::new(),
         };
-        println!("  {:<8} {subject}{}", finding.severity.word(), finding.what);
+        out!("  {:<8} {subject}{}", finding.severity.word(), finding.what);
         if let Some(remedy) = &finding.remedy {
-            println!("  {:<8}   {remedy}", "");
+            out!("  {:<8}   {remedy}", "");
         }
     }
     let count = |severity| {
@@ -83,5 +84,5 @@ fn print(shown: &[&Finding], all: &[Finding]) {
         let plural = if count == 1 { "" } else { "s" };
         format!("{count} {}{plural}", severity.word())
     };
-    println!("{}, {}", count(Severity::Problem), count(Severity::Warning));
+    out!("{}, {}", count(Severity::Problem), count(Severity::Warning));
 }

@@ -20,6 +20,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     ports::Ports,
+    say::out,
     service::{log::warning, settle::Version},
     sessions::may_end_flows,
     state::{Failure, Owned, State, Tuned, now},
@@ -152,18 +153,23 @@ fn version(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
     ))
 }
 
-/// Leaves word of a wrong file for `status`, where something is loaded. The file is wrong all the same if that fails.
+/// Leaves word of a wrong file for `status`. The file is wrong all the same if that fails.
 pub fn note_failure(instance: &Instance, error: &anyhow::Error) {
+    let failure = Failure {
+        at: now(),
+        message: error.to_string(),
+    };
     let note = || -> Result<()> {
         let _lock = Lock::take(&instance.lock_file(), Duration::ZERO)?;
+        // A record would say that something has been set up.
+        if !instance.state_file().exists() {
+            return failure.write(&instance.failure_file());
+        }
         let mut state = State::read(&instance.state_file())?;
-        state.last_failure = Some(Failure {
-            at: now(),
-            message: error.to_string(),
-        });
+        state.last_failure = Some(failure.clone());
         state.write(&instance.state_file())
     };
-    if instance.state_file().exists() {
+    if nix::unistd::geteuid().is_root() {
         let _ = note();
     }
 }
@@ -342,6 +348,7 @@ impl Pass<'_> {
                 (state.config, state.loaded_at, state.last_failure) =
                     (Some(std::path::absolute(path)?), Some(now()), None);
                 state.write(&instance.state_file())?;
+                State::remove(&instance.failure_file())?;
                 Ok(desired.ports.iter().any(|port| !port.link.up))
             }
             Err(error) => {
@@ -469,12 +476,12 @@ fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
             (None, Some(_)) => "xdp".to_owned(),
             (None, None) => "tc".to_owned(),
         };
-        println!("{}: {backend} ({why})", link.name);
+        out!("{}: {backend} ({why})", link.name);
     }
     for pending in &state.pending {
-        println!("pending: {pending}");
+        out!("pending: {pending}");
     }
-    println!(
+    out!(
         "loaded: {} interfaces, {} EIPs, {} forwards",
         state.chosen.len(),
         config.eips.len(),

@@ -19,7 +19,12 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::Rejected, desired::Backend, instance::Instance, lock::Busy, service::AlreadyRuns,
+    config::Rejected,
+    desired::Backend,
+    instance::Instance,
+    lock::Busy,
+    say::{self, tell},
+    service::AlreadyRuns,
 };
 
 /// The configuration's place. `KYLIN_VR_CONFIG` overrides it.
@@ -135,14 +140,22 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let changes = matches!(cli.verb, Verb::Load(_) | Verb::Run(_) | Verb::Unload(_));
     match run(cli.verb) {
-        Ok(code) => code,
+        Ok(code) => match say::lost() {
+            None => code,
+            Some(why) => {
+                tell!("error: cannot write to standard output: {why}");
+                // What has been done is done, whoever could not be told of it.
+                if changes { code } else { ExitCode::from(1) }
+            }
+        },
         Err(error) => {
             if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                eprintln!("{rejected}");
+                tell!("{rejected}");
                 return ExitCode::from(2);
             }
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             let held = error.is::<Busy>() || error.is::<AlreadyRuns>();
             ExitCode::from(if held { 3 } else { 1 })
         }
@@ -194,7 +207,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn read(config: &std::path::Path) -> Result<crate::config::Config> {
     let accepted = crate::config::read(config)?;
     for warning in &accepted.warnings {
-        eprintln!("{warning}");
+        tell!("{warning}");
     }
     Ok(accepted.config)
 }

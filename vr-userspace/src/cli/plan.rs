@@ -6,7 +6,13 @@ use anyhow::Result;
 
 use super::load;
 use crate::{
-    apply::NoEbpf, desired::Backend, diff::diff, instance::Instance, netlink::Netlink, state::State,
+    apply::NoEbpf,
+    desired::Backend,
+    diff::diff,
+    instance::Instance,
+    netlink::Netlink,
+    say::{out, tell},
+    state::State,
 };
 
 pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> Result<()> {
@@ -24,7 +30,7 @@ pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> 
         (Backend::Iptables, _) => Some(String::new()),
         (_, Some(error)) => {
             let error = error.downcast::<NoEbpf>()?;
-            eprintln!("warning: {error}; iptables would do the work");
+            tell!("warning: {error}; iptables would do the work");
             Some(error.to_string())
         }
         _ => None,
@@ -37,17 +43,17 @@ pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> 
         .transpose()?;
     let desired = situation.desired(&config, backend, netfilter.as_ref())?;
     for warning in &desired.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let changes = diff(&situation.observed, &desired.picture);
     for line in changes.lines(|ifindex| situation.name(ifindex)) {
-        println!("{line}");
+        out!("{line}");
     }
     for pending in &desired.pending {
-        println!("~ pending: {pending}");
+        out!("~ pending: {pending}");
     }
     if changes.is_empty() {
-        println!("nothing to change");
+        out!("nothing to change");
     }
     Ok(())
 }

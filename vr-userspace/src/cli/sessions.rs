@@ -25,6 +25,7 @@ use vr_common::{
 use crate::{
     ebpf::{Sessions, now},
     instance::Instance,
+    say::tell,
     sessions::{Filter, State, Times},
     state,
 };
@@ -119,9 +120,9 @@ pub fn run(instance: &Instance, arguments: &Arguments) -> Result<()> {
         return Ok(());
     };
     if more > 0 {
-        eprintln!("and {more} more: --limit shows them, a filter such as --host picks some");
+        tell!("and {more} more: --limit shows them, a filter such as --host picks some");
     } else if shown == 0 {
-        eprintln!("no sessions");
+        tell!("no sessions");
     }
     Ok(())
 }

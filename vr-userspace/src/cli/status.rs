@@ -19,6 +19,7 @@ use crate::{
     observed::observed,
     picture::Picture,
     rules::{What, rules},
+    say::out,
     service::record::Record,
     state::{Failure, State, now},
     sysctl::Sysctls,
@@ -98,7 +99,7 @@ const BUSIEST: usize = 20;
 pub async fn run(instance: &Instance, json: bool) -> Result<()> {
     let status = read(instance).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        out!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status);
     }
@@ -190,7 +191,7 @@ async fn read(instance: &Instance) -> Result<Status> {
             capacity: capacity.map_or(picture.sessions, |it| it.try_into().unwrap_or(u32::MAX)),
         },
         pending: state.pending.clone(),
-        last_failure: last_failure(&state, service.as_ref()),
+        last_failure: last_failure(instance, &state, service.as_ref()),
         service,
         counters,
         rules,
@@ -212,16 +213,17 @@ fn by_rule(generation: &Generation, picture: &Picture) -> Result<Vec<RuleStatus>
 }
 
 /// Of what calls and the service have recorded, the latter if it is newer than the last load.
-fn last_failure(state: &State, service: Option<&Record>) -> Option<Failure> {
+fn last_failure(instance: &Instance, state: &State, service: Option<&Record>) -> Option<Failure> {
     let services = service
         .and_then(|service| service.last_failure.clone())
         .filter(|failure| state.loaded_at.is_none_or(|loaded| failure.at >= loaded));
-    let all = [state.last_failure.clone(), services];
+    let before = Failure::read(&instance.failure_file());
+    let all = [state.last_failure.clone(), before, services];
     all.into_iter().flatten().max_by_key(|failure| failure.at)
 }
 
 fn print_service(service: &Record) {
-    println!(
+    out!(
         "service: process {}, running for {}; {} {}",
         service.pid,
         ago(service.since),
@@ -229,7 +231,7 @@ fn print_service(service: &Record) {
         service.file.words()
     );
     if let Some(why) = &service.stands_back {
-        println!(
+        out!(
             "service: {why}; it stands back until that file changes or is loaded again (`vr-userspace load`)"
         );
     }
@@ -248,9 +250,9 @@ fn ago(at: u64) -> String {
 
 fn print(status: &Status) {
     if !status.loaded {
-        println!("nothing is loaded (router {})", status.instance);
+        out!("nothing is loaded (router {})", status.instance);
     } else {
-        println!(
+        out!(
             "router {}: {} EIPs and {} forwards from {}; room for {} sessions",
             status.instance,
             status.eips,
@@ -280,10 +282,10 @@ fn print(status: &Status) {
                 interface.why.as_deref().unwrap_or(""),
             ]);
         }
-        println!("{table}");
+        out!("{table}");
     }
     if status.strange_rules {
-        println!(
+        out!(
             "somebody has changed the router's iptables rules: run load again, which puts them back"
         );
     }
@@ -291,10 +293,10 @@ fn print(status: &Status) {
         print_service(service);
     }
     for pending in &status.pending {
-        println!("pending: {pending}");
+        out!("pending: {pending}");
     }
     if let Some(failure) = &status.last_failure {
-        println!("last failure: {}", failure.message);
+        out!("last failure: {}", failure.message);
     }
     let rows = status.counters.iter().flat_map(|(hook, outcomes)| {
         outcomes
@@ -319,7 +321,7 @@ fn print(status: &Status) {
         any = true;
     }
     if any {
-        println!("{table}");
+        out!("{table}");
     }
     print_rules(&status.rules);
 }
@@ -355,8 +357,8 @@ fn print_rules(rules: &[RuleStatus]) {
                 .chain(counts.map(|count| count.to_string())),
         );
     }
-    println!("{table}");
+    out!("{table}");
     if let Some(more) = busiest.len().checked_sub(BUSIEST).filter(|more| *more > 0) {
-        println!("and {more} rules with fewer packets: see status --json");
+        out!("and {more} rules with fewer packets: see status --json");
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     instance::Instance,
     lock::Lock,
     netlink::{Machine, Netlink},
+    say::{self, out},
     state::State,
 };
 
@@ -80,9 +81,9 @@ async fn switch(
     Ok(())
 }
 
-/// Prints for ever.
+/// Prints as long as somebody reads.
 async fn print(reports: &mut aya_log::EbpfLogger<impl log::Log>) {
-    loop {
+    while !say::unheard() {
         reports.flush();
         time::sleep(LOOK_EVERY).await;
     }
@@ -99,7 +100,7 @@ impl log::Log for Printer {
     }
     fn log(&self, record: &log::Record<'_>) {
         let report = record.args().to_string();
-        println!("{}", self.line(&report).unwrap_or(report));
+        out!("{}", self.line(&report).unwrap_or(report));
     }
     fn flush(&self) {}
 }

@@ -6,7 +6,13 @@ use anyhow::Result;
 
 use super::load::Situation;
 use crate::{
-    apply::Apply, instance::Instance, lock::Lock, netlink::Netlink, picture::Picture, state::State,
+    apply::Apply,
+    instance::Instance,
+    lock::Lock,
+    netlink::Netlink,
+    picture::Picture,
+    say::{out, tell},
+    state::State,
 };
 
 pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
@@ -30,11 +36,12 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .run(None, &situation.observed, &mut Picture::default())
         .await?;
     State::remove(&instance.state_file())?;
+    State::remove(&instance.failure_file())?;
     let service = sweep(instance)?;
     lock.remove();
-    println!("unloaded");
+    out!("unloaded");
     if let Some(service) = service {
-        eprintln!(
+        tell!(
             "note: {service} runs as this router's service; it stands back until the file changes or it is told to reload"
         );
     }

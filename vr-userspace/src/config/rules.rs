@@ -46,6 +46,7 @@ struct Short {
 pub(super) struct Rules<'s> {
     source: &'s Source<'s>,
     gateway: Option<At>,
+    next_routers: Vec<Found<Ipv4Addr>>,
     macs: HashMap<MacAddr, At>,
     addresses: HashMap<Ipv4Addr, At>,
     /// The EIPs, as indices of `mapped`.
@@ -63,6 +64,7 @@ impl<'s> Rules<'s> {
         Self {
             source,
             gateway: None,
+            next_routers: Vec::new(),
             macs: HashMap::new(),
             addresses: HashMap::new(),
             eips: HashMap::new(),
@@ -90,6 +92,25 @@ impl<'s> Rules<'s> {
             let wrong = format!("{gateway} is a second gateway, the first is in line {line}");
             Words::error(wrong, "a gateway in one entry of if_list, the uplink")
         });
+    }
+
+    /// Remembers a gateway until all of the router's addresses are known.
+    pub(super) fn next_router(&mut self, gateway: Found<Ipv4Addr>) {
+        self.next_routers.push(gateway);
+    }
+
+    /// A gateway is another machine. To be asked when `if_list` is read.
+    pub(super) fn gateways_are_others(&self, errors: &mut Findings) {
+        for Found { value, at } in &self.next_routers {
+            let Some(own) = self.addresses.get(value) else {
+                continue;
+            };
+            errors.add(*at, || {
+                let line = self.line(*own);
+                let wrong = format!("{value} is the router's own address, given in line {line}");
+                Words::error(wrong, "the address of the next router")
+            });
+        }
     }
 
     /// A MAC finds one NIC.
@@ -222,10 +243,18 @@ impl<'s> Rules<'s> {
             self.pending(&mut warnings, config);
         }
         for mapped in &self.mapped {
-            self.own_address(&mut warnings, mapped.eip);
+            self.own_address(&mut warnings, config, mapped.eip);
+            self.gateways_address(&mut warnings, mapped.eip);
+            if let Some(vm) = mapped.vm {
+                self.no_vm(&mut warnings, vm);
+            }
         }
         for ports in &self.forwards {
             self.shadowed(&mut warnings, ports);
+        }
+        for (forward, ports) in config.forwards.iter().zip(&self.forwards) {
+            let (value, at) = (forward.vm, ports.at_vm);
+            self.no_vm(&mut warnings, Found { value, at });
         }
         self.unknown_vms(&mut warnings, config);
         for short in &self.short {
@@ -261,15 +290,50 @@ impl<'s> Rules<'s> {
         }
     }
 
-    fn own_address(&self, warnings: &mut Findings, eip: Found<Ipv4Addr>) {
+    /// A 1:1 mapping takes the whole address: of the uplink's, that is what all others go out by.
+    fn own_address(&self, warnings: &mut Findings, config: &Config, eip: Found<Ipv4Addr>) {
         let Some(own) = self.addresses.get(&eip.value) else {
             return;
+        };
+        let uplink = config.uplink().map(|uplink| uplink.address);
+        let also = if uplink == Some(eip.value) {
+            "; so do, without iptables, the answers to hosts that have no EIP, and to hairpin"
+        } else {
+            ""
         };
         warnings.add(eip.at, || {
             let (eip, line) = (eip.value, self.line(*own));
             Words::warning(format!(
                 "{eip} is the router's own address (line {line}): what is sent to it goes to the \
-                 VM, the router itself cannot be reached by it"
+                 VM, the router itself cannot be reached by it{also}"
+            ))
+        });
+    }
+
+    /// The router would answer for its gateway.
+    fn gateways_address(&self, warnings: &mut Findings, eip: Found<Ipv4Addr>) {
+        let mut gateways = self.next_routers.iter();
+        let Some(gateway) = gateways.find(|gateway| gateway.value == eip.value) else {
+            return;
+        };
+        warnings.add(eip.at, || {
+            let (eip, line) = (eip.value, self.line(gateway.at));
+            Words::warning(format!(
+                "{eip} is the gateway (line {line}): the router answers for it, and takes what others \
+                 send to the gateway"
+            ))
+        });
+    }
+
+    /// What is translated is forwarded; the router gets none of it itself.
+    fn no_vm(&self, warnings: &mut Findings, vm: Found<Ipv4Addr>) {
+        let Some(own) = self.addresses.get(&vm.value) else {
+            return;
+        };
+        warnings.add(vm.at, || {
+            let (vm, line) = (vm.value, self.line(*own));
+            Words::warning(format!(
+                "{vm} is the router's own address (line {line}), not a VM's"
             ))
         });
     }

@@ -391,7 +391,12 @@ impl<'s, 'e> Builder<'s, 'e> {
     fn not_yaml(&mut self, error: &ScanError) {
         let source = self.tree.source;
         let text = source.text();
-        let at = error.marker().byte_offset().unwrap_or(text.len());
+        let mut at = error.marker().byte_offset().unwrap_or(text.len());
+        if matches!(error.kind(), ErrorKind::TabInPlainScalar) {
+            // The parser points at the value that it was reading; the tab begins a line behind it.
+            let after = text.get(at..).unwrap_or_default();
+            at += after.find("\n\t").map_or(0, |end| end + 1);
+        }
         let rest = text.get(at..).unwrap_or_default();
         let shown = rest.split(['\n', '\r']).next().unwrap_or_default();
         let span = Span::new(at, at + shown.chars().next().map_or(0, char::len_utf8));
@@ -416,7 +421,8 @@ fn remedy(kind: &ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::TabNotAllowed
         | ErrorKind::TabInBlockIndentation
-        | ErrorKind::TabInIndentation => "indent with blanks",
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabInPlainScalar => "indent with blanks",
         ErrorKind::MappingValueNotAllowed => {
             "a key stands on a line of its own, indented like the keys beside it"
         }

@@ -97,6 +97,7 @@ impl Reader<'_> {
             return;
         };
         self.entries(interfaces, Self::interface);
+        self.rules.gateways_are_others(&mut self.errors);
         self.entries(eips, Self::eip);
         self.entries(forwards, Self::forward);
         // Last, because the pool depends on what addresses the lists have.
@@ -137,16 +138,14 @@ impl Reader<'_> {
         }
         let Some(address) = address else { return };
         self.rules.address(&mut self.errors, address);
-        if let Ok(Some(gateway)) = gateway
-            && gateway.value == address.value
-        {
-            self.errors.add(gateway.at, || {
-                let wrong = format!("{} is the interface's own address", gateway.value);
-                Words::error(wrong, "the address of the next router")
-            });
+        if let Ok(Some(gateway)) = gateway {
+            self.rules.next_router(gateway);
         }
         let Some(prefix) = prefix else { return };
-        self.host_address(address, prefix.value.0);
+        self.host_address(address, address.value, prefix.value.0);
+        if let Ok(Some(gateway)) = gateway {
+            self.host_address(gateway, address.value, prefix.value.0);
+        }
         let (Some(mac), Ok(gateway)) = (mac, gateway) else {
             return;
         };
@@ -158,17 +157,17 @@ impl Reader<'_> {
         });
     }
 
-    /// Refuses the two addresses of a subnet that no host can have. A subnet of two addresses, or
-    /// of one, has no such (RFC 3021).
-    fn host_address(&mut self, address: Found<Ipv4Addr>, prefix: u8) {
-        let Ok(subnet) = Ipv4Net::new(address.value, prefix) else {
+    /// Refuses the two addresses of the subnet around `own` that no host can have. A subnet of two
+    /// addresses, or of one, has no such (RFC 3021).
+    fn host_address(&mut self, address: Found<Ipv4Addr>, own: Ipv4Addr, prefix: u8) {
+        let Ok(subnet) = Ipv4Net::new(own, prefix) else {
             return;
         };
         let (first, last) = (subnet.network(), subnet.broadcast());
         let name = match address.value {
             _ if prefix >= 31 => return,
-            own if own == first => "network",
-            own if own == last => "broadcast",
+            value if value == first => "network",
+            value if value == last => "broadcast",
             _ => return,
         };
         self.errors.add(address.at, || {
@@ -343,7 +342,8 @@ impl Reader<'_> {
             let found = match shape {
                 Shape::List(_) => "a list".to_owned(),
                 Shape::Scalar(scalar) => {
-                    if scalar.quoted && allowed.starts_with("an integer") {
+                    let number = scalar.text.parse::<u64>().is_ok();
+                    if scalar.quoted && number && allowed.starts_with("an integer") {
                         help = Some("write the number without quotes".to_owned());
                     }
                     scalar.described()

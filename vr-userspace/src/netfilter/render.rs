@@ -196,8 +196,10 @@ impl RuleSet {
         let mut through = Vec::new();
         for interface in &self.interfaces {
             let name = &interface.name;
-            // Nobody's address (RFC 1122 §3.2.1.3), which the kernel forwards all the same.
-            through.push(format!("-i {name} -s 0.0.0.0/8 -j DROP"));
+            // Nobody's addresses (RFC 1122 §3.2.1.3, RFC 1812 §5.3.7), which the kernel forwards all the same.
+            for nobody in ["-s 0.0.0.0/8", "-s 240.0.0.0/4", "-d 240.0.0.0/4"] {
+                through.push(format!("-i {name} {nobody} -j DROP"));
+            }
             if let Some(mss) = self.mss {
                 through.push(format!(
                     "-i {name} -p tcp -m tcp --tcp-flags SYN,RST SYN -m tcpmss --mss {}:65535 -j TCPMSS --set-mss {mss}",

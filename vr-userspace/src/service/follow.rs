@@ -227,7 +227,10 @@ impl<'a> Service<'a> {
                 error!("{rejected}");
                 self.file_is(FileState::Wrong);
                 self.record.failed(rejected.to_string());
-                note_failure(self.instance, &rejected.into());
+                // Where nothing is loaded the service's own record is enough.
+                if self.instance.state_file().exists() {
+                    note_failure(self.instance, &rejected.into());
+                }
                 self.owes_ready_no_more();
             }
         }

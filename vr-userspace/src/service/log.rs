@@ -5,12 +5,14 @@ use std::os::{fd::AsFd, unix::fs::MetadataExt};
 use anyhow::{Context, Result, anyhow};
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt};
 
+use crate::say::tell;
+
 /// Says what the operator should know although all goes on: to the log if the service has begun one, else on stderr.
 pub fn warning(text: impl std::fmt::Display) {
     if tracing::dispatcher::has_been_set() {
         tracing::warn!("{text}");
     } else {
-        eprintln!("warning: {text}");
+        tell!("warning: {text}");
     }
 }
 

@@ -94,11 +94,11 @@ if_list:
 - {ipaddr: 1.0.0.0, prefix: 32, mac: 02:00:00:00:00:01}
 - {ipaddr: 223.255.255.255, prefix: 31, mac: FE:ff:FF:ff:FF:ff}
 - {ipaddr: 169.254.0.1, prefix: 1, mac: 02:00:00:00:00:00, gateway: 126.255.255.255}
-eip_list: [{eip: 128.0.0.0, vm-ip: 1.0.0.0}, {eip: 128.0.0.1, vm-ip: 1.0.0.0}]
+eip_list: [{eip: 128.0.0.0, vm-ip: 223.255.255.254}, {eip: 128.0.0.1, vm-ip: 223.255.255.254}]
 port_forward_list:
-- {eip: 128.0.0.2, protocol: tcp, port: 1, end_port: 65535, vm-port: 1, vm-ip: 1.0.0.0}
-- {eip: 128.0.0.2, protocol: udp, port: 1, end_port: 9, vm-port: 65527, vm-ip: 1.0.0.0}
-- {eip: 128.0.0.2, protocol: udp, port: 10, end_port: 10, vm-port: 65535, vm-ip: 1.0.0.0}
+- {eip: 128.0.0.2, protocol: tcp, port: 1, end_port: 65535, vm-port: 1, vm-ip: 223.255.255.254}
+- {eip: 128.0.0.2, protocol: udp, port: 1, end_port: 9, vm-port: 65527, vm-ip: 223.255.255.254}
+- {eip: 128.0.0.2, protocol: udp, port: 10, end_port: 10, vm-port: 65535, vm-ip: 223.255.255.254}
 ";
     let config = config(text);
     assert_eq!(config.interfaces.len(), 3);
@@ -153,7 +153,33 @@ fn warnings_name_what_may_not_work() {
             format!("{NICS}eip_list:\n- {{eip: 10.0.0.2, vm-ip: 192.168.0.2}}\n"),
             &[
                 "5:9: eip_list[0].eip: 10.0.0.2 is the router's own address (line 2): what is sent \
+                 to it goes to the VM, the router itself cannot be reached by it; so do, without \
+                 iptables, the answers to hosts that have no EIP, and to hairpin",
+            ],
+        ),
+        (
+            format!("{NICS}eip_list:\n- {{eip: 192.168.0.1, vm-ip: 192.168.0.2}}\n"),
+            &[
+                "5:9: eip_list[0].eip: 192.168.0.1 is the router's own address (line 3): what is sent \
                  to it goes to the VM, the router itself cannot be reached by it",
+            ],
+        ),
+        (
+            format!("{NICS}eip_list:\n- {{eip: 10.0.0.1, vm-ip: 192.168.0.2}}\n"),
+            &[
+                "5:9: eip_list[0].eip: 10.0.0.1 is the gateway (line 2): the router answers for it, \
+                 and takes what others send to the gateway",
+            ],
+        ),
+        (
+            format!(
+                "{NICS}eip_list:\n- {{eip: 10.0.0.7, vm-ip: 192.168.0.1}}\nport_forward_list:\n{}",
+                forward("10.0.0.8", 1, "192.168.0.1")
+            ),
+            &[
+                "5:26: eip_list[0].vm-ip: 192.168.0.1 is the router's own address (line 3), not a VM's",
+                "7:62: port_forward_list[0].vm-ip: 192.168.0.1 is the router's own address (line 3), \
+                 not a VM's",
             ],
         ),
     ];

@@ -163,9 +163,19 @@ fn interfaces() {
                 "2:12: if_list[0].ipaddr: 10.0.0.0 is the network address of 10.0.0.0/24",
                 "3:12: if_list[1].ipaddr: 10.0.1.255 is the broadcast address of 10.0.1.0/24",
                 r#"4:39: if_list[2].mac: "x" is not a MAC"#,
-                "4:51: if_list[2].gateway: 10.0.2.1 is the interface's own address",
+                "4:51: if_list[2].gateway: 10.0.2.1 is the router's own address, given in line 4",
                 "5:12: if_list[3].ipaddr: 10.0.3.4 is the network address of 10.0.3.4/30",
             ],
+        ),
+        (
+            // The first two cannot be a next hop, and the kernel would say so without a word of where.
+            "if_list:\n- {ipaddr: 10.0.0.2, prefix: 24, mac: 52:54:00:00:00:01, gateway: 10.0.0.255}\n",
+            &["2:67: if_list[0].gateway: 10.0.0.255 is the broadcast address of 10.0.0.0/24"],
+        ),
+        (
+            "if_list:\n- {ipaddr: 10.0.0.2, prefix: 24, mac: 52:54:00:00:00:01, gateway: 10.0.1.1}\n\
+             - {ipaddr: 10.0.1.1, prefix: 24, mac: 52:54:00:00:00:02}\n",
+            &["2:67: if_list[0].gateway: 10.0.1.1 is the router's own address, given in line 3"],
         ),
     ]);
 }
@@ -267,6 +277,10 @@ fn what_is_not_yaml() {
         (
             "if_list:\n\t- x",
             &[r#"2:2: not YAML at "- x": tabs disallowed within this context (block indentation)"#],
+        ),
+        (
+            "if_list:\n  - ipaddr: x\n\tprefix: 24\n",
+            &[r#"3:1: not YAML at "\tprefix: 24": while scanning a plain scalar, found a tab"#],
         ),
         (
             "a: b: c",
