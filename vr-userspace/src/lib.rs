@@ -32,6 +32,7 @@ pub mod ports;
 pub mod rules;
 pub mod service;
 pub mod sessions;
+pub mod sorted;
 pub mod state;
 pub mod sysctl;
 pub mod trust;

@@ -126,7 +126,7 @@ impl Generation {
         if let Some(settings) = &picture.settings {
             generation.write_settings(settings)?;
         }
-        generation.write_forwards(picture.forwards.iter())?;
+        generation.write_forwards(&picture.forwards)?;
         generation.write_addresses(picture.entries.values())?;
         for interface in interfaces.values() {
             generation.write_interface(interface.ifindex, Some(*interface))?;
@@ -307,10 +307,10 @@ impl Generation {
     }
 
     fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
-        let entries = self.addresses()?.read()?;
+        let entries = self.addresses()?.list()?;
         Ok(entries
-            .into_values()
-            .map(AddressEntry::from_bytes)
+            .into_iter()
+            .map(|(_, value)| AddressEntry::from_bytes(value))
             .map(|entry| (entry.address, entry))
             .collect())
     }
@@ -319,12 +319,9 @@ impl Generation {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn write_forwards<'a>(
-        &self,
-        forwards: impl IntoIterator<Item = (&'a Prefix, &'a ForwardEntry)>,
-    ) -> Result<()> {
+    pub fn write_forwards(&self, forwards: &[(Prefix, ForwardEntry)]) -> Result<()> {
         let elements: Vec<_> = forwards
-            .into_iter()
+            .iter()
             .map(|(prefix, entry)| (prefix_to_bytes(prefix), entry.to_bytes()))
             .collect();
         self.forwards()?.write(&elements)
@@ -343,7 +340,7 @@ impl Generation {
     }
 
     fn read_forwards(&self) -> Result<Forwards> {
-        let elements = self.forwards()?.read()?;
+        let elements = self.forwards()?.list()?;
         Ok(elements
             .into_iter()
             .map(|(key, value)| (prefix_from_bytes(key), ForwardEntry::from_bytes(value)))

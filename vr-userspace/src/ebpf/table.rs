@@ -133,11 +133,19 @@ impl<const K: usize, const V: usize> Table<K, V> {
         Ok(self.data.info()?.max_entries())
     }
 
-    /// All elements.
+    /// All elements, by their keys.
     ///
     /// # Errors
     /// If the kernel refuses to list them.
     pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
+        Ok(self.list()?.into_iter().collect())
+    }
+
+    /// All elements, as the kernel lists them. One that is moved meanwhile, which only programs do, may be there twice.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub fn list(&self) -> Result<Vec<([u8; K], [u8; V])>> {
         if !self.batches {
             return self
                 .map
@@ -145,12 +153,12 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 .collect::<Result<_, _>>()
                 .context("cannot read a BPF map");
         }
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         // The kernel's place in the map: a bucket's number for hash tables, else a key; never longer than that or four bytes.
         let (mut place, mut first) = ([0u8; 64], true);
+        let mut keys = vec![[0u8; K]; CHUNK];
+        let mut values = vec![[0u8; V]; CHUNK];
         loop {
-            let mut keys = vec![[0u8; K]; CHUNK];
-            let mut values = vec![[0u8; V]; CHUNK];
             let mut next = [0u8; 64];
             let mut attr = BatchAttr {
                 in_batch: if first { 0 } else { place.as_ptr() as u64 },
@@ -165,7 +173,8 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => 0,
                 _ => attr.count as usize,
             };
-            all.extend(keys.into_iter().zip(values).take(found));
+            let elements = keys.iter().copied().zip(values.iter().copied());
+            all.extend(elements.take(found));
             match result {
                 Ok(()) => (place, first) = (next, false),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
