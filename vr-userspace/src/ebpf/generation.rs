@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray, Queue},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use serde::{Deserialize, Serialize};
@@ -22,11 +22,11 @@ use vr_common::{
 use super::{
     counters::RuleCounters,
     maps::{
-        ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES,
-        MAPS, MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
+        ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, HELD_RING, INDEX, INTERFACES, MAPS,
+        MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
     },
     migrate::migrate,
-    object::{BUILD_ID, Programs, Tracing},
+    object::{BUILD_ID, Programs, Tracing, fill},
     sessions::Sessions,
     table::{Table, bind},
 };
@@ -112,12 +112,13 @@ impl Generation {
             Next::GoesOnWithSessions => same_room,
         };
         let reuse = previous.map_or(Ok(Vec::new()), |previous| previous.open_maps(goes_on))?;
-        let programs = Programs::load(room, &reuse, Tracing::Off)?;
+        // What takes sessions over leaves slots free itself.
+        let free = if previous.is_none() { room.sessions } else { 0 };
+        let programs = Programs::load(room, &reuse, Tracing::Off, free)?;
         let generation = Self::of(&programs, number.unwrap_or(0) + 1)?;
         match previous {
-            Some(_) if same_room => {}
-            Some(previous) => migrate(previous, &generation)?,
-            None => generation.fill(FREE, 0..room.sessions)?,
+            Some(previous) if !same_room => migrate(previous, &generation)?,
+            _ => {}
         }
         if let Some(counters) = counters.filter(|_| !fits) {
             counters.copy_to(&mut generation.rule_counters()?)?;
@@ -145,7 +146,7 @@ impl Generation {
             sessions: self.sessions()?,
             rules: self.rule_counters()?.len(),
         };
-        let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On)?;
+        let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On, 0)?;
         Ok((Self::of(&programs, self.number)?, programs))
     }
 
@@ -161,7 +162,7 @@ impl Generation {
             sessions: MIN_CAPACITY,
             rules: counters_for(0),
         };
-        let programs = Programs::load(room, &[], Tracing::Off)?;
+        let programs = Programs::load(room, &[], Tracing::Off, 0)?;
         Self::of(&programs, 0).map(drop)
     }
 
@@ -411,13 +412,7 @@ impl Generation {
     /// # Errors
     /// If there is no room.
     pub(super) fn fill(&self, queue: &str, slots: impl IntoIterator<Item = u32>) -> Result<()> {
-        let mut queue: Queue<MapData, u32> = Map::Queue(self.map(queue)?).try_into()?;
-        for slot in slots {
-            queue
-                .push(slot, 0)
-                .context("cannot fill a queue of slots")?;
-        }
-        Ok(())
+        fill(self.map(queue)?, slots)
     }
 
     /// One of its maps, by name.
