@@ -22,6 +22,7 @@ pub mod ebpf;
 pub mod features;
 pub mod forwards;
 pub mod instance;
+pub mod ledger;
 pub mod lock;
 pub mod netdev;
 pub mod netfilter;

@@ -17,8 +17,8 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::MacAddr, desired::Backend, ebpf::Generation, netfilter::Loaded, ports::Ports,
-    service::settle::Version, trust,
+    config::MacAddr, desired::Backend, ebpf::Generation, ledger::Ledger, netfilter::Loaded,
+    ports::Ports, service::settle::Version, trust,
 };
 
 /// An address on an interface.
@@ -157,6 +157,8 @@ pub struct State {
     pub flows_to_end: bool,
     /// Entries that wait for their NIC or for an uplink, as last seen.
     pub pending: Vec<String>,
+    /// Where what the trie of forwarded ports holds is to be read, unless it is just being written.
+    pub ledger: Option<Ledger>,
     /// The last failure, until a load succeeds.
     pub last_failure: Option<Failure>,
 }

@@ -73,11 +73,13 @@ pub fn run_file(path: &Path, flags: OFlag) -> io::Result<File> {
 /// # Errors
 /// As [`run_file`].
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
     // A run that was killed may have left one. Made anew, so that it is no link to anything.
-    take_away(&new)?;
+    take_away(new)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-    run_file(&new, flags)?.write_all(bytes)?;
+    run_file(new, flags)?.write_all(bytes)?;
     fs::rename(new, path)
 }
 

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::load::Situation;
 use crate::{
-    apply::Apply, instance::Instance, lock::Lock, netlink::Netlink, picture::Picture, state::State,
+    apply::Apply, instance::Instance, ledger::Ledger, lock::Lock, netlink::Netlink,
+    picture::Picture, state::State,
 };
 
 pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
@@ -30,6 +31,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .run(None, &situation.observed, &mut Picture::default())
         .await?;
     State::remove(&instance.state_file())?;
+    Ledger::remove(&instance.ledger_file())?;
     let service = sweep(instance)?;
     lock.remove();
     println!("unloaded");

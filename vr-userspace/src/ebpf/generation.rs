@@ -257,15 +257,18 @@ impl Generation {
             .ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
     }
 
-    /// What the tables hold, as the part of a picture that is in them.
+    /// What the tables hold, as the part of a picture that is in them. What is `remembered` of the trie is not read again.
     ///
     /// # Errors
     /// If one cannot be read.
-    pub fn read(&self) -> Result<Picture> {
+    pub fn read(&self, remembered: Option<Forwards>) -> Result<Picture> {
         Ok(Picture {
             settings: Some(self.read_settings()?),
             sessions: self.sessions()?,
-            forwards: self.read_forwards()?,
+            forwards: match remembered {
+                Some(forwards) => forwards,
+                None => self.read_forwards()?,
+            },
             entries: self.read_addresses()?,
             interfaces: self.read_interfaces()?,
             ..Picture::default()
@@ -340,7 +343,37 @@ impl Generation {
         self.forwards()?.remove(&keys)
     }
 
-    fn read_forwards(&self) -> Result<Forwards> {
+    /// Whether the trie has all of these.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn holds_forwards<'a>(
+        &self,
+        elements: impl IntoIterator<Item = &'a (Prefix, ForwardEntry)>,
+    ) -> Result<bool> {
+        let table = self.forwards()?;
+        for (prefix, entry) in elements {
+            // The kernel gives the longest prefix of a key that it has, which may be a shorter one with another target.
+            if table.get(&prefix_to_bytes(prefix))? != Some(entry.to_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The kernel's number of the trie of forwarded ports.
+    ///
+    /// # Errors
+    /// If the record does not name it.
+    pub fn forwards_id(&self) -> Result<u32> {
+        self.map_id(FORWARDS)
+    }
+
+    /// What the trie of forwarded ports holds.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_forwards(&self) -> Result<Forwards> {
         let elements = self.forwards()?.list()?;
         Ok(elements
             .into_iter()
