@@ -11,6 +11,7 @@
 //! Only [`apply`] writes. All before it is free of side effects, and all but the readers is pure.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod addresses;
 pub mod apply;
 pub mod bulk;
 pub mod cli;

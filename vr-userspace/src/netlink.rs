@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::fd::RawFd,
 };
 
@@ -12,8 +12,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    RouteNetlinkMessage,
+    address::AddressMessage,
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption},
@@ -21,7 +21,7 @@ use netlink_packet_route::{
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::{
-    bulk,
+    addresses, bulk,
     config::MacAddr,
     state::{DefaultRoute, OnLink},
 };
@@ -103,10 +103,7 @@ impl Netlink {
                 .clsact()
                 .await
                 .context("cannot list the queueing disciplines")?,
-            addresses: self
-                .addresses()
-                .await
-                .context("cannot list the addresses")?,
+            addresses: addresses::read().context("cannot list the addresses")?,
             routes: self
                 .default_routes()
                 .await
@@ -126,18 +123,6 @@ impl Netlink {
             .get()
             .execute()
             .try_filter_map(async |message| Ok(link(message).map(|link| (link.ifindex, link))))
-            .try_collect()
-            .await
-            .map_err(Into::into)
-    }
-
-    async fn addresses(&self) -> Result<BTreeSet<OnLink>> {
-        let mut request = self.0.address().get();
-        // The kernel's dump skips the other families; without this it would list every IPv6 address first.
-        request.message_mut().header.family = AddressFamily::Inet;
-        request
-            .execute()
-            .try_filter_map(async |message| Ok(on_link(&message)))
             .try_collect()
             .await
             .map_err(Into::into)
@@ -439,36 +424,6 @@ fn link(message: LinkMessage) -> Option<Link> {
         }
     }
     Some(link)
-}
-
-fn on_link(message: &AddressMessage) -> Option<OnLink> {
-    let find =
-        |want: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(want);
-    // IFA_LOCAL is the address; IFA_ADDRESS is the peer's on a point-to-point link.
-    let address = find(|attribute| {
-        if let AddressAttribute::Local(address) = attribute {
-            Some(*address)
-        } else {
-            None
-        }
-    })
-    .or_else(|| {
-        find(|attribute| {
-            if let AddressAttribute::Address(address) = attribute {
-                Some(*address)
-            } else {
-                None
-            }
-        })
-    })?;
-    match address {
-        IpAddr::V4(address) => Some(OnLink {
-            ifindex: message.header.index,
-            address,
-            prefix: message.header.prefix_len,
-        }),
-        IpAddr::V6(_) => None,
-    }
 }
 
 fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {

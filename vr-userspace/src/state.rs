@@ -4,6 +4,8 @@
 //! each time whole, by rename: after a crash at any moment it names everything of ours that may be there. It lies on a
 //! tmpfs, so that it is gone when the machine's addresses are: at a reboot.
 
+mod runs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
@@ -52,6 +54,7 @@ pub struct DefaultRoute {
 #[serde(default)]
 pub struct Owned {
     /// Addresses that were not there before.
+    #[serde(with = "runs")]
     pub addresses: BTreeSet<OnLink>,
     /// Default routes that were not there before.
     pub routes: BTreeSet<DefaultRoute>,
