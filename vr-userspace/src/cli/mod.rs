@@ -139,7 +139,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                eprintln!("{rejected}");
+                eprint!("{}", format_args!("{rejected}\n").to_string());
                 return ExitCode::from(2);
             }
             eprintln!("error: {error:#}");
@@ -193,9 +193,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Reads a file, and prints its warnings.
 fn read(config: &std::path::Path) -> Result<crate::config::Config> {
     let accepted = crate::config::read(config)?;
-    for warning in &accepted.warnings {
-        eprintln!("{warning}");
-    }
+    // There may be a thousand: in one go, not a system call for each word.
+    let warnings = accepted.warnings.iter().map(|it| format!("{it}\n"));
+    eprint!("{}", warnings.collect::<String>());
     Ok(accepted.config)
 }
 
