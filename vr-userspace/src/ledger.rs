@@ -52,6 +52,7 @@ impl Ledger {
         forwards: &Forwards,
     ) -> Result<Option<Self>> {
         if forwards.len() < WORTHWHILE {
+            Self::remove(path)?;
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(forwards.len() * ELEMENT);
@@ -84,11 +85,12 @@ impl Ledger {
         generation.holds_forwards(samples).ok()?.then_some(forwards)
     }
 
-    /// Removes the file.
+    /// Removes the file, and what a call that was killed may have left of one.
     ///
     /// # Errors
     /// If it is there and cannot be removed.
     pub fn remove(path: &Path) -> io::Result<()> {
+        trust::take_away(&trust::half_written(path))?;
         trust::take_away(path)
     }
 }

@@ -28,7 +28,7 @@ use super::{
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing, fill},
     sessions::Sessions,
-    table::{Table, bind},
+    table::{Pages, Table, bind},
 };
 use crate::{
     forwards::{Forwards, Prefix, prefix_from_bytes, prefix_to_bytes},
@@ -383,10 +383,11 @@ impl Generation {
 
     fn read_interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
         let mut interfaces = BTreeMap::new();
-        for value in self.array::<16>(INTERFACES)?.iter() {
-            let interface = Interface::from_bytes(value?);
-            if interface.ifindex != 0 {
-                interfaces.insert(interface.ifindex, interface);
+        for page in Pages::<16>::of(self.map(INTERFACES)?)?.pages() {
+            for interface in page?.values.iter().copied().map(Interface::from_bytes) {
+                if interface.ifindex != 0 {
+                    interfaces.insert(interface.ifindex, interface);
+                }
             }
         }
         Ok(interfaces)

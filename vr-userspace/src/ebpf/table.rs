@@ -4,9 +4,10 @@
 //! With one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io, iter,
     os::fd::{AsFd, AsRawFd},
+    panic::resume_unwind,
     thread,
     time::Duration,
 };
@@ -28,6 +29,8 @@ const DELETE_BATCH: libc::c_long = 27;
 const PROG_BIND_MAP: libc::c_long = 35;
 /// Elements a call; a lookup must hold at least one whole bucket.
 const CHUNK: usize = 16_384;
+/// Pages that are held at once.
+const MOST_AT_ONCE: usize = 4;
 
 /// `struct { … } batch` of `union bpf_attr` (linux/bpf.h).
 #[repr(C)]
@@ -292,26 +295,44 @@ impl<const V: usize> Pages<V> {
         self.map.get(&index, 0).context("cannot read a BPF map")
     }
 
-    /// All elements, page by page, each page read when it is asked for. Nobody is kept from writing meanwhile, so an element
-    /// may come torn: in part from before it was written, in part from after.
+    /// All elements, page by page; the pages are read when they are asked for, as many at once as there are processors. Nobody
+    /// is kept from writing meanwhile, so an element may come torn: in part from before it was written, in part from after.
     pub fn pages(&self) -> impl Iterator<Item = Result<Page<V>>> + '_ {
-        let batched = !crate::features::without("batch");
-        let mut next = 0;
+        let at_once =
+            thread::available_parallelism().map_or(1, |count| count.get().min(MOST_AT_ONCE));
+        let mut firsts = (0..self.len()).step_by(CHUNK);
+        let mut read = VecDeque::new();
         iter::from_fn(move || {
-            let first = next;
-            let count = (self.len() - first).min(CHUNK as u32);
-            next += count;
-            (count > 0).then(|| {
-                let values = if batched {
-                    self.read_batch(first, count)?
-                } else {
-                    (first..first + count)
-                        .map(|index| self.get(index))
-                        .collect::<Result<_>>()?
-                };
-                Ok(Page { first, values })
-            })
+            if read.is_empty() {
+                let firsts: Vec<u32> = firsts.by_ref().take(at_once).collect();
+                let (own, others) = firsts.split_last()?;
+                thread::scope(|scope| {
+                    let reading = |first: &u32| {
+                        let first = *first;
+                        scope.spawn(move || self.page(first))
+                    };
+                    let others: Vec<_> = others.iter().map(reading).collect();
+                    let own = self.page(*own);
+                    let joined = others
+                        .into_iter()
+                        .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                    read.extend(joined.chain([own]));
+                });
+            }
+            read.pop_front()
         })
+    }
+
+    fn page(&self, first: u32) -> Result<Page<V>> {
+        let count = (self.len() - first).min(CHUNK as u32);
+        let values = if crate::features::without("batch") {
+            (first..first + count)
+                .map(|index| self.get(index))
+                .collect::<Result<_>>()?
+        } else {
+            self.read_batch(first, count)?
+        };
+        Ok(Page { first, values })
     }
 
     fn read_batch(&self, first: u32, count: u32) -> Result<Vec<[u8; V]>> {
