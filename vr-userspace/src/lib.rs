@@ -11,7 +11,6 @@
 //! Only [`apply`] writes. All before it is free of side effects, and all but the readers is pure.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-pub mod addresses;
 pub mod apply;
 pub mod bulk;
 pub mod cli;
@@ -19,6 +18,7 @@ pub mod config;
 pub mod desired;
 pub mod diff;
 pub mod doctor;
+pub mod dump;
 pub mod ebpf;
 pub mod features;
 pub mod forwards;

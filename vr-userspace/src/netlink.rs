@@ -21,8 +21,9 @@ use netlink_packet_route::{
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::{
-    addresses, bulk,
+    bulk,
     config::MacAddr,
+    dump,
     state::{DefaultRoute, OnLink},
 };
 
@@ -103,11 +104,8 @@ impl Netlink {
                 .clsact()
                 .await
                 .context("cannot list the queueing disciplines")?,
-            addresses: addresses::read().context("cannot list the addresses")?,
-            routes: self
-                .default_routes()
-                .await
-                .context("cannot list the routes")?,
+            addresses: dump::addresses().context("cannot list the addresses")?,
+            routes: default_routes().context("cannot list the routes")?,
             redirect_targets: crate::netdev::redirect_targets(links.keys().copied()).await,
             links,
         })
@@ -138,18 +136,6 @@ impl Netlink {
                 let index = u32::try_from(message.header.index).ok();
                 Ok(index.filter(|_| message.attributes.contains(&clsact)))
             })
-            .try_collect()
-            .await
-            .map_err(Into::into)
-    }
-
-    async fn default_routes(&self) -> Result<BTreeSet<DefaultRoute>> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        self.0
-            .route()
-            .get(all)
-            .execute()
-            .try_filter_map(async |message| Ok(default_route(&message)))
             .try_collect()
             .await
             .map_err(Into::into)
@@ -424,6 +410,15 @@ fn link(message: LinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn default_routes() -> Result<BTreeSet<DefaultRoute>> {
+    let routes = dump::main_routes()?;
+    let routes = routes.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewRoute(route) => default_route(route),
+        _ => None,
+    });
+    Ok(routes.collect())
 }
 
 fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {

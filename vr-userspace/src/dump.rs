@@ -1,9 +1,11 @@
-//! The machine's IPv4 addresses, as the kernel lists them: there may be a hundred thousand, so the list is read in pieces as
-//! large as the kernel makes them, and of each address only what is asked for is looked at.
+//! Long lists of the kernel's, read in pieces as large as it makes them: a router has an address for each EIP, perhaps a hundred
+//! thousand, and of each only what is asked for is looked at.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Context, Result, bail, ensure};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::state::OnLink;
@@ -14,45 +16,98 @@ const DUMP: u16 = 0x300;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
+const NEW_ADDRESS: u16 = 20;
+const GET_ROUTE: u16 = 26;
+const NEW_ROUTE: u16 = 24;
+const MAIN_TABLE: u8 = 254;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const INET: u8 = 2;
 
 /// Twice what the kernel puts into a piece at most.
 const PIECE: usize = 64 << 10;
-/// So often is the list read again if it has changed while it was read.
+/// So often is a list read again if it has changed while it was read.
 const TRIES: usize = 5;
 
-/// All of them, of the calling thread's network namespace.
+/// All IPv4 addresses of the calling thread's network namespace.
 ///
 /// # Errors
 /// If the kernel does not list them.
-pub fn read() -> Result<BTreeSet<OnLink>> {
-    let mut found = Vec::new();
-    for _ in 0..TRIES {
-        found.clear();
-        if list(&mut found)? {
-            break;
-        }
-    }
+pub fn addresses() -> Result<BTreeSet<OnLink>> {
+    // Only the family counts.
+    let mut header = [0; 8];
+    header[0] = INET;
+    let found = list(GET_ADDRESS, &header, |message| {
+        Ok(Some(message)
+            .filter(|message| message.kind == NEW_ADDRESS)
+            .and_then(|message| on_link(message.content)))
+    })?;
     Ok(found.into_iter().collect())
 }
 
-/// Lists them once. `false` if one may have been left out, because others came or went meanwhile.
-fn list(found: &mut Vec<OnLink>) -> Result<bool> {
+/// The IPv4 routes of the main table. The kernel is asked for these alone: of the local table it would list one for each
+/// address.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn main_routes() -> Result<Vec<RouteNetlinkMessage>> {
+    let mut header = [0; 12];
+    (header[0], header[4]) = (INET, MAIN_TABLE);
+    list(GET_ROUTE, &header, |message| {
+        if message.kind != NEW_ROUTE {
+            return Ok(None);
+        }
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message.whole);
+        match message
+            .context("a netlink answer is not understood")?
+            .payload
+        {
+            NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+            _ => Ok(None),
+        }
+    })
+}
+
+/// Lists what a request is answered with, again if something came or went meanwhile, and might have been left out.
+fn list<T>(
+    kind: u16,
+    header: &[u8],
+    read: impl Fn(Message<'_>) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    for _ in 0..TRIES {
+        found.clear();
+        if list_once(kind, header, &read, &mut found)? {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// `false` if something came or went meanwhile.
+fn list_once<T>(
+    kind: u16,
+    header: &[u8],
+    read: impl Fn(Message<'_>) -> Result<Option<T>>,
+    found: &mut Vec<T>,
+) -> Result<bool> {
     let mut socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
+    // Without it the kernel does not look at what is asked for beyond the family.
+    socket
+        .set_netlink_get_strict_chk(true)
+        .context("cannot have netlink requests taken at their word")?;
     socket.bind_auto().context("cannot bind a netlink socket")?;
     socket
         .connect(&SocketAddr::new(0, 0))
         .context("cannot connect a netlink socket")?;
-    // A header (length, type, flags, number, port), and an address message of which only the family counts.
-    let mut request = [0u8; 24];
-    request[..4].copy_from_slice(&24u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&GET_ADDRESS.to_ne_bytes());
-    request[6..8].copy_from_slice(&(REQUEST | DUMP).to_ne_bytes());
-    request[16] = INET;
+    // Length, type, flags, number, port; and what is asked for.
+    let length = 16 + header.len() as u32;
+    let mut request = Vec::from(length.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend((REQUEST | DUMP).to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(header);
     socket
         .send(&request, 0)
         .context("cannot send a netlink request")?;
@@ -66,18 +121,21 @@ fn list(found: &mut Vec<OnLink>) -> Result<bool> {
         let mut rest = piece.as_slice();
         while !rest.is_empty() {
             let message = Message::first(rest).context("a netlink answer is not understood")?;
+            rest = rest
+                .get(message.whole.len().next_multiple_of(4)..)
+                .unwrap_or_default();
             whole &= message.flags & DUMP_INTERRUPTED == 0;
-            match message.kind {
-                NEW_ADDRESS => found.extend(on_link(message.content)),
-                DONE => return Ok(whole),
-                ERROR => {
-                    let code = message.content.first_chunk().copied();
-                    let code = code.map_or(0, i32::from_ne_bytes);
-                    bail!("{}", nix::Error::from_raw(-code).desc());
-                }
-                _ => {}
+            if !matches!(message.kind, DONE | ERROR) {
+                found.extend(read(message)?);
+                continue;
             }
-            rest = rest.get(message.length..).unwrap_or_default();
+            // Either ends a list, with an error number or 0.
+            let code = message.content.first_chunk().copied();
+            match nix::Error::from_raw(-code.map_or(0, i32::from_ne_bytes)) {
+                // A table that nobody has used yet is not there.
+                nix::Error::UnknownErrno | nix::Error::ENOENT => return Ok(whole),
+                error => bail!("{}", error.desc()),
+            }
         }
     }
 }
@@ -86,9 +144,9 @@ fn list(found: &mut Vec<OnLink>) -> Result<bool> {
 struct Message<'a> {
     kind: u16,
     flags: u16,
+    /// What is behind its header.
     content: &'a [u8],
-    /// Bytes to the next one.
-    length: usize,
+    whole: &'a [u8],
 }
 
 impl<'a> Message<'a> {
@@ -98,7 +156,7 @@ impl<'a> Message<'a> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             content: bytes.get(16..length)?,
-            length: length.next_multiple_of(4),
+            whole: bytes.get(..length)?,
         })
     }
 }
@@ -139,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_loopback_address_is_listed() {
-        let all = read().unwrap();
+        let all = addresses().unwrap();
         let loopback = all.iter().find(|it| it.address == Ipv4Addr::LOCALHOST);
         assert_eq!(loopback.map(|it| it.prefix), Some(8), "{all:?}");
     }
