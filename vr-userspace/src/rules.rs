@@ -52,8 +52,16 @@ pub fn number(to: &mut Picture, now: &Picture) {
     let highest = numbers(to).max().unwrap_or(FIRST_RULE);
     let place = |number: u32| (number - FIRST_RULE) as usize;
     let mut new = vec![0; place(highest) + 1];
+    // Without gaps, as they mostly are, each is at its place.
+    let at = |number: u32| {
+        let place = number.checked_sub(*taken.first()?)? as usize;
+        match taken.get(place) {
+            Some(there) if *there == number => Some(place),
+            _ => taken.binary_search(&number).ok(),
+        }
+    };
     let mut keep = |number: u32, before: u32| {
-        if let Ok(at) = taken.binary_search(&before)
+        if let Some(at) = at(before)
             && number >= FIRST_RULE
             && new[place(number)] == 0
             && !std::mem::replace(&mut kept[at], true)

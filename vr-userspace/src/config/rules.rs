@@ -231,6 +231,15 @@ impl<'s> Rules<'s> {
         apart
     }
 
+    /// Moves what is known of the options, which have been read by themselves, to their place in the whole text.
+    pub(super) fn move_options(&mut self, start: usize) {
+        let pool = self.pool.values_mut();
+        for at in pool.chain(self.short.iter_mut().map(|it| &mut it.seconds.at)) {
+            let Span { start: from, end } = at.span;
+            at.span = Span::new(start + from as usize, start + end as usize);
+        }
+    }
+
     /// Whether the pool gets an address: it holds each once, and none that is somebody else's,
     /// except that a forward may have ports of it. To be asked when `if_list` and `eip_list` are
     /// read.

@@ -56,12 +56,33 @@ eip_list:
    vm-ip: 192.168.100.191
 ";
 
+/// With options, before and behind which something stands, and warnings that point at them.
+const WITH_OPTIONS: &str = "\
+eip_list:
+- eip: 10.0.0.1
+  vm-ip: 10.0.0.2
+options:   # for this site
+  timeouts:
+    udp: 30
+
+# not indented, and no key
+  masquerade_pool: [10.0.0.7-10.0.0.9, \"10.0.0.10\"]
+  sessions: !!int 4096
+port_forward_list:
+- {eip: 10.0.0.3, protocol: tcp, port: 1, vm-port: 1, vm-ip: 10.0.0.4}
+";
+
 #[test]
 fn what_programs_write_needs_no_parser() {
     for text in [
         SAMPLE,
         STYLES,
         STYLES.trim_end(),
+        WITH_OPTIONS,
+        options::ALL,
+        "options: {sessions: 1024}\neip_list:\n- {eip: 10.0.0.1, vm-ip: 10.0.0.2}",
+        "eip_list: []\noptions:\n",
+        "options: {sessions: 4096}\r\neip_list: []\n",
         "if_list:\neip_list: []\nport_forward_list:\n",
         "eip_list:\n- {eip: 10.0.0.1, vm-ip: 10.0.0.2}",
     ] {
@@ -91,6 +112,13 @@ fn what_is_wrong_or_strange_is_left_to_the_parser() {
         "eip_list:\n- {eip: 10.0.0.1,\n   vm-ip: 10.0.0.2}\n",
         "eip_list:\n- {eip: 10.0.0.1, vm-ip: 127.0.0.2}\n",
         "eip_list: []\neip_list: []\n",
+        "options:\noptions:\n",
+        "options: {\nsessions: 4096}\n",
+        "options: {sessions: 4096}\reip_list: []\n",
+        "options: {sessions: 1}\n",
+        "options: {session: 4096}\n",
+        "options: {sessions: &a 4096, mss: *a}\n",
+        "eip_list:\n- {eip: 10.0.0.1, vm-ip: 10.0.0.2}\noptions:\n  masquerade_pool: [10.0.0.1]\n",
         "eip_lists: []\n",
     ] {
         assert!(!is_plain(text), "{text}");
@@ -207,7 +235,7 @@ proptest! {
 
     #[test]
     fn a_file_to_which_something_has_happened(
-        sample in select(vec![SAMPLE, STYLES]),
+        sample in select(vec![SAMPLE, STYLES, WITH_OPTIONS, options::ALL]),
         changes in proptest::collection::vec((0u8..8, any::<Index>(), 0usize..20, select(PIECES)), 1..4),
     ) {
         let mut text = sample.to_owned();

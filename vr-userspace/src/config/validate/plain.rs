@@ -1,19 +1,20 @@
 //! The plain style that control planes write, read line by line.
 //!
 //! Of the time that a large file takes, most is the YAML parser's, which is made for everything that YAML allows. This reads the
-//! three lists as programs write them, in block style or with an entry a line, and gives up at the first byte that it is not
-//! sure of, and whenever anything is wrong: the parser then begins again. So there is one source of errors, and what is
+//! three lists as programs write them, in block style or with an entry a line, has the parser read only the options, and gives up
+//! at the first byte that it is not sure of, and whenever anything is wrong: the parser then begins again. So there is one source of errors, and what is
 //! accepted here means what it means there (`tests/plain.rs`).
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
-use super::{Found, Mapped, Owner, Ports, Prefix, Reader};
+use super::{Found, Mapped, Owner, Ports, Prefix, Reader, TOP_KEYS};
 use crate::config::diagnostic::{At, Findings, Severity};
 use crate::config::rules::Rules;
 use crate::config::scalar::{Type, Value as _, implied_type};
 use crate::config::schema::{Config, Eip, Forward, MacAddr, Protocol};
 use crate::config::source::{Source, Span};
-use crate::config::tree::MOST_NODES;
+use crate::config::tree::{MOST_NODES, Tree};
 
 /// What the file asks for, and the warnings. `None` if the parser has to read it.
 pub(in crate::config) fn read(source: &Source<'_>) -> Option<(Config, Findings)> {
@@ -30,6 +31,12 @@ pub(in crate::config) fn read(source: &Source<'_>) -> Option<(Config, Findings)>
     let mut next = text.next_line()?;
     loop {
         let (list, name) = match text.word()? {
+            b"options" if next == 0 && lists.options.is_none() => {
+                lists.options = Some(text.rest_of_block());
+                let Some(line) = text.next_line() else { break };
+                next = line;
+                continue;
+            }
             b"if_list" => (0, "if_list"),
             b"eip_list" => (1, "eip_list"),
             b"port_forward_list" => (2, "port_forward_list"),
@@ -71,6 +78,10 @@ pub(in crate::config) fn read(source: &Source<'_>) -> Option<(Config, Findings)>
 fn finish<'s>(mut reader: Reader<'s>, text: Text<'s>, lists: Lists) -> Option<(Config, Findings)> {
     (reader.config.eips, reader.config.forwards) = (lists.eips, lists.forwards);
     let apart = reader.rules.at_once(lists.mapped, lists.ports);
+    // Last, because the pool depends on what addresses the lists have.
+    if let Some(options) = lists.options {
+        reader.options_in(options)?;
+    }
     let whole = text.is_at_end() && text.values < MOST_NODES;
     (apart && whole && reader.errors.is_empty()).then(|| {
         let warnings = reader.rules.warnings(&reader.config);
@@ -85,6 +96,26 @@ struct Lists {
     mapped: Vec<Mapped>,
     forwards: Vec<Forward>,
     ports: Vec<Ports>,
+    /// Where `options:` and what belongs to it are.
+    options: Option<Range<usize>>,
+}
+
+impl Reader<'_> {
+    /// Reads the options that are in this part of the text. `None` if there is anything wrong, or anything else.
+    fn options_in(&mut self, part: Range<usize>) -> Option<()> {
+        let text = self.source.text().get(part.clone())?;
+        let source = Source::new(self.source.name(), text);
+        let tree = Tree::build(&source, &mut self.errors)?;
+        let [interfaces, eips, forwards, options] =
+            self.keys(Owner::Top, tree.root()?, TOP_KEYS)?;
+        let others = [interfaces, eips, forwards];
+        if others.iter().any(|slot| slot.entry.is_some()) {
+            return None;
+        }
+        self.options(options);
+        self.rules.move_options(part.start);
+        Some(())
+    }
 }
 
 /// The indentation of the line after an entry, `None` at the end of the text; `None` outside if the parser has to read it.
@@ -247,6 +278,27 @@ impl<'s> Text<'s> {
         }
     }
 
+    /// Passes what belongs to a key of the top level that has just been read, and returns where both are: up to the next line that is
+    /// neither indented nor empty nor a comment.
+    fn rest_of_block(&mut self) -> Range<usize> {
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let start = self.at - "options:".len();
+        let end = rest
+            .match_indices('\n')
+            .map(|(at, _)| self.at + at + 1)
+            .find(|next| !matches!(self.text.as_bytes().get(*next), Some(b' ' | b'\n' | b'#')))
+            .unwrap_or(self.text.len());
+        self.at = end;
+        // An alias may stand for more values than it has bytes; whatever else it is has fewer.
+        let part = self.text.get(start..end).unwrap_or_default();
+        self.values += if part.contains('*') {
+            MOST_NODES
+        } else {
+            part.len()
+        };
+        start..end
+    }
+
     /// A key, up to behind its colon.
     fn word(&mut self) -> Option<&'s [u8]> {
         let start = self.at;
@@ -322,20 +374,21 @@ impl<'s> Text<'s> {
 
     /// Decimal digits without a zero before them, at most five.
     fn decimal(&mut self) -> Option<u32> {
-        let start = self.at;
+        let rest = self.text.as_bytes().get(self.at..)?;
         let mut number = 0;
-        while let Some(digit @ b'0'..=b'9') = self.peek() {
-            number = number * 10 + u32::from(digit - b'0');
-            self.at += 1;
-            if self.at - start > 5 {
+        let mut digits = 0;
+        for digit in rest.iter().map(|byte| byte.wrapping_sub(b'0')) {
+            if digit > 9 {
+                break;
+            }
+            number = number * 10 + u32::from(digit);
+            digits += 1;
+            if digits > 5 {
                 return None;
             }
         }
-        let plain = match self.at - start {
-            0 => false,
-            1 => true,
-            _ => self.text.as_bytes()[start] != b'0',
-        };
+        self.at += digits;
+        let plain = digits == 1 || (digits > 1 && rest[0] != b'0');
         plain.then_some(number)
     }
 
@@ -361,24 +414,27 @@ impl<'s> Text<'s> {
     }
 
     fn mac(&mut self) -> Option<(MacAddr, Span)> {
-        let (word, span) =
-            self.text(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'-'))?;
-        Some((MacAddr::read(word)?, span))
-    }
-
-    fn protocol(&mut self) -> Option<Protocol> {
-        let (word, _) = self.text(|byte| byte.is_ascii_alphabetic())?;
-        Protocol::read(word)
-    }
-
-    /// A text of bytes of one kind.
-    fn text(&mut self, kind: impl Fn(u8) -> bool) -> Option<(&'s str, Span)> {
         let quoted = matches!(self.peek(), Some(b'"' | b'\''));
         let (word, span) = self.scalar(true, |text| {
             let start = text.at;
-            text.pass(kind);
+            text.pass(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'-'));
             text.text.get(start..text.at)
         })?;
-        (implied_type(word, quoted) == Type::Text).then_some((word, span))
+        let text = implied_type(word, quoted) == Type::Text;
+        Some((MacAddr::read(word).filter(|_| text)?, span))
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        let (word, _) = self.scalar(true, |text| {
+            let start = text.at;
+            text.pass(|byte| byte.is_ascii_alphabetic());
+            text.text.get(start..text.at)
+        })?;
+        let is = |name| word.eq_ignore_ascii_case(name);
+        match () {
+            () if is("tcp") => Some(Protocol::Tcp),
+            () if is("udp") => Some(Protocol::Udp),
+            () => None,
+        }
     }
 }
