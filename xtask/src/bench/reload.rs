@@ -82,6 +82,9 @@ pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
         &[("forwards", 1000), ("EIPs", 1000)],
     );
     for (kind, size) in all {
+        if !runner.wants(&format!("{size} {kind}")) {
+            continue;
+        }
         let eips = if *kind == "EIPs" { *size } else { 0 };
         let rules = Rules {
             eips,
