@@ -242,9 +242,12 @@ impl Apply<'_> {
         changes: &Diff,
         applied: &mut Applied,
     ) -> Result<()> {
+        // The uplink last: what comes in there past the rules of iptables would be answered past the programs inside.
+        let mut interfaces: Vec<&Interface> = to.interfaces.values().collect();
+        interfaces.sort_by_key(|interface| interface.has(Interface::UPLINK));
         // Ingress first, everywhere: what it has finished, no rule of iptables sees, nor does egress see what rules have made of it.
         for hook in [Hook::TcIngress, Hook::TcEgress] {
-            for ifindex in to.interfaces.keys() {
+            for Interface { ifindex, .. } in &interfaces {
                 let link = self.link(*ifindex)?;
                 ebpf::attach_tc(generation.program(hook)?, link, hook).map_err(NoEbpf)?;
             }
