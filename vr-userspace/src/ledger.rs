@@ -78,7 +78,7 @@ impl Ledger {
         if !rest.is_empty() || fingerprint(&bytes) != self.fingerprint {
             return None;
         }
-        let forwards: Forwards = elements.iter().filter_map(|it| element(it)).collect();
+        let forwards: Forwards = elements.iter().filter_map(element).collect();
         let step = (forwards.len() / SAMPLES).max(1);
         let first = RandomState::new().hash_one(()) as usize % step;
         let samples = forwards.iter().skip(first).step_by(step);

@@ -139,7 +139,8 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                eprint!("{}", format_args!("{rejected}\n").to_string());
+                let whole = format!("{rejected}\n");
+                eprint!("{whole}");
                 return ExitCode::from(2);
             }
             eprintln!("error: {error:#}");
