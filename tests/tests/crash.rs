@@ -24,6 +24,7 @@ each_backend!(
 
 // The programs' tables.
 each_ebpf_backend!(
+    killed_while_some_of_many_forwards_change_at_fifty_moments,
     killed_while_the_table_is_replaced_at_fifty_moments,
     killed_while_sessions_move_at_fifty_moments,
 );
@@ -105,10 +106,19 @@ fn expect(what: &str, expected: &[String], lab: &Lab) -> Result<()> {
 /// Checks that nothing half written lies about.
 fn expect_clean_run_files(lab: &Lab) -> Result<()> {
     for (name, _) in lab.run_files()? {
-        let known = [Some("lock"), Some("json")]
+        let known = [Some("lock"), Some("json"), Some("forwards")]
             .contains(&Path::new(&name).extension().and_then(|end| end.to_str()));
         ensure!(known, "{name} is left");
     }
+    Ok(())
+}
+
+/// Checks that the tables hold, element by element, what these words have loaded.
+fn expect_nothing_to_change(lab: &Lab, words: &[String]) -> Result<()> {
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words[0] = "plan";
+    let plan = lab.vr(&words)?.ok()?;
+    ensure!(plan.lines().last() == Some("nothing to change"), "{plan}");
     Ok(())
 }
 
@@ -183,6 +193,7 @@ fn kill_reloads_of(lab: &Lab, one: &[String], two: &[String], without_loss: bool
         run(lab, words).with_context(|| after.clone())?;
         expect(&after, clean, lab)?;
         expect_clean_run_files(lab)?;
+        expect_nothing_to_change(lab, words).with_context(|| after.clone())?;
     }
     let (incoming, outgoing) = (incoming.finish()?, outgoing.finish()?);
     println!("{to_two} and {to_one} system calls\n{incoming}\n{outgoing}");
@@ -237,6 +248,22 @@ fn killed_in_a_reload_that_swaps_the_backend_at_fifty_moments(backend: &str) -> 
         &load_of(&lab, "one.yaml", &one, backend)?,
         &load_of(&lab, "two.yaml", &two, other)?,
         backend != "iptables",
+    )
+}
+
+fn killed_while_some_of_many_forwards_change_at_fifty_moments(backend: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    // So many that what the trie holds is remembered.
+    let many = |moved: u16| {
+        (20_000..25_000u16).fold(small_tables(File::full()), |file, port| {
+            let vm = if port % 1000 == moved { VM2 } else { VM1 };
+            file.forward("udp", FORWARDED, port..=port, SocketAddrV4::new(vm, 80))
+        })
+    };
+    kill_reloads(
+        &lab,
+        &load_of(&lab, "one.yaml", &many(1), backend)?,
+        &load_of(&lab, "two.yaml", &many(2), backend)?,
     )
 }
 

@@ -95,7 +95,7 @@ pub fn prepare(
     // Both contents are in a table for a moment.
     let need = Need {
         addresses: sum(&from.entries, &to.entries),
-        forwards: sum(&from.forwards, &to.forwards),
+        forwards: from.forwards.beside(&to.forwards).count(),
         sessions: to.sessions,
         highest_rule: rules::numbers(from)
             .chain(rules::numbers(to))
@@ -164,7 +164,7 @@ impl Apply<'_> {
             to.tuning.retain(|name, _| !tuned.contains(name));
         }
         if let Some(Prepared { generation, hold }) = &prepared {
-            clear_new_rules(generation, from, to)?;
+            clear_new_rules(generation, from, &changes)?;
             if let Hold::Kept(_) = hold {
                 write_tables(generation, &changes)?;
             }
@@ -242,9 +242,12 @@ impl Apply<'_> {
         changes: &Diff,
         applied: &mut Applied,
     ) -> Result<()> {
+        // The uplink last: what comes in there past the rules of iptables would be answered past the programs inside.
+        let mut interfaces: Vec<&Interface> = to.interfaces.values().collect();
+        interfaces.sort_by_key(|interface| interface.has(Interface::UPLINK));
         // Ingress first, everywhere: what it has finished, no rule of iptables sees, nor does egress see what rules have made of it.
         for hook in [Hook::TcIngress, Hook::TcEgress] {
-            for ifindex in to.interfaces.keys() {
+            for Interface { ifindex, .. } in &interfaces {
                 let link = self.link(*ifindex)?;
                 ebpf::attach_tc(generation.program(hook)?, link, hook).map_err(NoEbpf)?;
             }
@@ -391,8 +394,7 @@ fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
     if let Some(settings) = &changes.settings {
         generation.write_settings(settings)?;
     }
-    let set = changes.set_forwards.iter().map(|(prefix, to)| (prefix, to));
-    generation.write_forwards(set)?;
+    generation.write_forwards(&changes.set_forwards)?;
     generation.write_addresses(&changes.set_entries)?;
     let gone = changes.remove_entries.iter().map(|entry| entry.address);
     generation.remove_addresses(gone)?;
@@ -404,15 +406,18 @@ fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
 }
 
 /// A rule that begins is counted from 0, whoever had its number before.
-fn clear_new_rules(generation: &Generation, from: &Picture, to: &Picture) -> Result<()> {
+fn clear_new_rules(generation: &Generation, from: &Picture, changes: &Diff) -> Result<()> {
     if from.settings.is_none() {
         // All is new.
         return Ok(());
     }
-    let before: BTreeSet<u32> = rules::numbers(from).collect();
-    let new: BTreeSet<u32> = rules::numbers(to)
-        .filter(|number| !before.contains(number))
-        .collect();
+    let mut new: BTreeSet<u32> = rules::written(changes).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    for before in rules::numbers(from) {
+        new.remove(&before);
+    }
     if new.is_empty() {
         return Ok(());
     }

@@ -306,7 +306,12 @@ fn translations(
         .map(|pair| pair.eip)
         .chain(config.forwards.iter().map(|forward| forward.eip))
         .chain(config.options.masquerade_pool.iter().copied());
-    for address in outside.filter(|address| *address != own) {
+    let mut last = own;
+    for address in outside {
+        // Most forwards share one with that before.
+        if address == own || std::mem::replace(&mut last, address) == address {
+            continue;
+        }
         want_address(
             &mut desired.picture,
             machine,
@@ -378,20 +383,24 @@ fn in_tables(desired: &mut Desired, config: &Config, sysctls: &Sysctls, own: Ipv
         });
     }
     let after_eips = FIRST_RULE + config.eips.len() as u32;
+    let mut all = Vec::with_capacity(config.forwards.len());
+    // The address of the forward before, which most share, and whether a 1:1 mapping takes all its ports.
+    let mut last = (Addr::NONE, false);
     for (forward, number) in config.forwards.iter().zip(after_eips..) {
         let eip = Addr::from(forward.eip);
-        // A 1:1 mapping takes all ports.
-        if picture
-            .entries
-            .get(&eip)
-            .is_some_and(|entry| !entry.vm.is_none())
-        {
-            continue;
+        if eip != last.0 {
+            let entry = picture.entries.get(&eip);
+            last = (eip, entry.is_some_and(|entry| !entry.vm.is_none()));
+            if !last.1 {
+                role(picture, eip, &|entry| entry.flags |= AddressEntry::FORWARDS);
+            }
         }
-        role(picture, eip, &|entry| entry.flags |= AddressEntry::FORWARDS);
-        picture.forwards.extend(prefixes(forward, number));
-        desired.forwards += 1;
+        if !last.1 {
+            all.extend(prefixes(forward, number));
+            desired.forwards += 1;
+        }
     }
+    picture.forwards = all.into_iter().collect();
 }
 
 /// The NIC of a MAC. A bridge has the MAC of one of its ports, and a VLAN that of its NIC: an address belongs on the bridge

@@ -84,13 +84,21 @@ pub fn diff(from: &Picture, to: &Picture) -> Diff {
     let mut add_addresses = missing(&to.addresses, &from.addresses);
     // An interface's own address first: the kernel prefers an older one as source of its own packets.
     add_addresses.sort_by_key(|on_link| (on_link.prefix == 32, *on_link));
+    let (mut set_forwards, mut remove_forwards) = (Vec::new(), Vec::new());
+    for (prefix, before, after) in from.forwards.beside(&to.forwards) {
+        match (before, after) {
+            (Some(before), None) => remove_forwards.push((*prefix, *before)),
+            (before, Some(after)) if before != Some(after) => set_forwards.push((*prefix, *after)),
+            _ => {}
+        }
+    }
     Diff {
         // Both go with the last program.
         settings: to.settings.filter(|_| from.settings != to.settings),
         sessions: (from.sessions != to.sessions && to.sessions != 0).then_some(to.sessions),
         reserved: (from.reserved != to.reserved).then(|| to.reserved.clone()),
-        set_forwards: changed(&from.forwards, &to.forwards).collect(),
-        remove_forwards: gone(&from.forwards, &to.forwards).collect(),
+        set_forwards,
+        remove_forwards,
         set_entries: values(changed(&from.entries, &to.entries)),
         remove_entries: values(gone(&from.entries, &to.entries)),
         set_interfaces: values(changed(&from.interfaces, &to.interfaces)),
@@ -456,9 +464,13 @@ mod tests {
             picture.reserved = ports.clone();
         }
         picture.forwards.extend(diff.set_forwards.iter().copied());
-        for (prefix, _) in &diff.remove_forwards {
-            picture.forwards.remove(prefix);
-        }
+        let gone = |prefix: &Prefix| {
+            diff.remove_forwards
+                .iter()
+                .any(|(there, _)| there == prefix)
+        };
+        let left = picture.forwards.into_iter();
+        picture.forwards = left.filter(|(prefix, _)| !gone(prefix)).collect();
         for entry in &diff.set_entries {
             picture.entries.insert(entry.address, *entry);
         }
@@ -508,9 +520,9 @@ mod tests {
             let remove = changes.remove_forwards.iter().map(|(prefix, _)| (prefix, None));
             for (prefix, entry) in set.chain(remove) {
                 match entry {
-                    Some(entry) => now.insert(*prefix, *entry),
-                    None => now.remove(prefix),
-                };
+                    Some(entry) => now.extend([(*prefix, *entry)]),
+                    None => now = now.into_iter().filter(|(there, _)| there != prefix).collect(),
+                }
                 for eip in [Ipv4Addr::new(10, 0, 1, 0), Ipv4Addr::new(10, 0, 1, 1)] {
                     for port in 0..64 {
                         let found = target(&now, eip, port);

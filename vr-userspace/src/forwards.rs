@@ -1,6 +1,6 @@
 //! Forwarded ports: as rules, as the prefixes that the kernel's trie holds, and as lines for people.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use vr_common::{
@@ -11,13 +11,16 @@ use vr_common::{
     },
 };
 
-use crate::config::{Forward, Protocol};
+use crate::{
+    config::{Forward, Protocol},
+    sorted::Sorted,
+};
 
 /// A key of the trie and how many bits of it count.
 pub type Prefix = (ForwardKey, u32);
 
 /// The trie's contents.
-pub type Forwards = BTreeMap<Prefix, ForwardEntry>;
+pub type Forwards = Sorted<Prefix, ForwardEntry>;
 
 /// The prefixes of a rule, at most thirty. `number` is what it is counted by.
 pub fn prefixes(rule: &Forward, number: u32) -> impl Iterator<Item = (Prefix, ForwardEntry)> {
@@ -155,7 +158,7 @@ mod tests {
 
     fn lines(rules: &[Forward]) -> Vec<String> {
         let forwards: Forwards = rules.iter().flat_map(|rule| prefixes(rule, 0)).collect();
-        ranges(&forwards.into_iter().collect::<Vec<_>>())
+        ranges(forwards.iter())
             .iter()
             .map(Range::to_string)
             .collect()

@@ -69,6 +69,12 @@ impl Instance {
         self.run_dir.join(format!("{}.service.json", self.name))
     }
 
+    /// What the trie of forwarded ports was written with.
+    #[must_use]
+    pub fn ledger_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.forwards", self.name))
+    }
+
     /// The record of what was set up.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {

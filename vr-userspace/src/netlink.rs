@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::fd::RawFd,
 };
 
@@ -12,8 +12,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    RouteNetlinkMessage,
+    address::AddressMessage,
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption},
@@ -23,6 +23,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use crate::{
     bulk,
     config::MacAddr,
+    dump,
     state::{DefaultRoute, OnLink},
 };
 
@@ -103,14 +104,8 @@ impl Netlink {
                 .clsact()
                 .await
                 .context("cannot list the queueing disciplines")?,
-            addresses: self
-                .addresses()
-                .await
-                .context("cannot list the addresses")?,
-            routes: self
-                .default_routes()
-                .await
-                .context("cannot list the routes")?,
+            addresses: dump::addresses().context("cannot list the addresses")?,
+            routes: default_routes().context("cannot list the routes")?,
             redirect_targets: crate::netdev::redirect_targets(links.keys().copied()).await,
             links,
         })
@@ -131,18 +126,6 @@ impl Netlink {
             .map_err(Into::into)
     }
 
-    async fn addresses(&self) -> Result<BTreeSet<OnLink>> {
-        let mut request = self.0.address().get();
-        // The kernel's dump skips the other families; without this it would list every IPv6 address first.
-        request.message_mut().header.family = AddressFamily::Inet;
-        request
-            .execute()
-            .try_filter_map(async |message| Ok(on_link(&message)))
-            .try_collect()
-            .await
-            .map_err(Into::into)
-    }
-
     async fn clsact(&self) -> Result<BTreeSet<u32>> {
         self.0
             .qdisc()
@@ -153,18 +136,6 @@ impl Netlink {
                 let index = u32::try_from(message.header.index).ok();
                 Ok(index.filter(|_| message.attributes.contains(&clsact)))
             })
-            .try_collect()
-            .await
-            .map_err(Into::into)
-    }
-
-    async fn default_routes(&self) -> Result<BTreeSet<DefaultRoute>> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        self.0
-            .route()
-            .get(all)
-            .execute()
-            .try_filter_map(async |message| Ok(default_route(&message)))
             .try_collect()
             .await
             .map_err(Into::into)
@@ -441,34 +412,13 @@ fn link(message: LinkMessage) -> Option<Link> {
     Some(link)
 }
 
-fn on_link(message: &AddressMessage) -> Option<OnLink> {
-    let find =
-        |want: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(want);
-    // IFA_LOCAL is the address; IFA_ADDRESS is the peer's on a point-to-point link.
-    let address = find(|attribute| {
-        if let AddressAttribute::Local(address) = attribute {
-            Some(*address)
-        } else {
-            None
-        }
-    })
-    .or_else(|| {
-        find(|attribute| {
-            if let AddressAttribute::Address(address) = attribute {
-                Some(*address)
-            } else {
-                None
-            }
-        })
-    })?;
-    match address {
-        IpAddr::V4(address) => Some(OnLink {
-            ifindex: message.header.index,
-            address,
-            prefix: message.header.prefix_len,
-        }),
-        IpAddr::V6(_) => None,
-    }
+fn default_routes() -> Result<BTreeSet<DefaultRoute>> {
+    let routes = dump::main_routes()?;
+    let routes = routes.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewRoute(route) => default_route(route),
+        _ => None,
+    });
+    Ok(routes.collect())
 }
 
 fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {

@@ -4,12 +4,12 @@ use anyhow::Result;
 use vr_common::outcome::Hook;
 
 use crate::{
-    ebpf::Generation, netfilter::Plane, netlink::Machine, picture::Picture, ports::Ports,
-    state::State, sysctl::Sysctls,
+    ebpf::Generation, forwards::Forwards, netfilter::Plane, netlink::Machine, picture::Picture,
+    ports::Ports, state::State, sysctl::Sysctls,
 };
 
 /// Reads the tables of a generation and what `plane` says of the iptables rules, and picks out of the machine's addresses, routes and settings those that are recorded as the
-/// router's own *and* still there.
+/// router's own *and* still there. What is `remembered` of forwarded ports is not read again.
 ///
 /// # Errors
 /// If a table cannot be read.
@@ -19,8 +19,12 @@ pub fn observed(
     state: &State,
     generation: Option<&Generation>,
     plane: &Plane,
+    remembered: Option<Forwards>,
 ) -> Result<Picture> {
-    let tables = generation.map(tables).transpose()?.unwrap_or_default();
+    let tables = generation
+        .map(|generation| tables(generation, remembered))
+        .transpose()?
+        .unwrap_or_default();
     let ours = |program: u32| {
         state
             .generations
@@ -74,8 +78,8 @@ pub fn observed(
 
 /// What a generation's tables hold; nothing, if the kernel frees it while it is being read: its last hook was taken away a
 /// moment ago.
-fn tables(generation: &Generation) -> Result<Picture> {
-    match generation.read() {
+fn tables(generation: &Generation, remembered: Option<Forwards>) -> Result<Picture> {
+    match generation.read(remembered) {
         Err(_) if !generation.is_alive() => Ok(Picture::default()),
         other => other,
     }

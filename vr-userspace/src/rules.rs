@@ -1,14 +1,12 @@
 //! Rules by number: what the programs count packets by. A rule keeps its number, and so its counters, as long as it stands.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::fmt;
 
 use serde::Serialize;
 use vr_common::{layout::AddressEntry, tally::FIRST_RULE};
 
 use crate::{
+    diff::Diff,
     forwards::{Range, ranges},
     picture::Picture,
 };
@@ -46,13 +44,29 @@ impl fmt::Display for What {
 
 /// Gives each rule of `to` the number that it has in `now`, or one that nobody has there.
 pub fn number(to: &mut Picture, now: &Picture) {
-    let taken: BTreeSet<u32> = numbers(now).collect();
-    let mut kept = BTreeSet::new();
-    // By the numbers that the rules have so far: those of their places in the file.
-    let mut new = BTreeMap::new();
+    let mut taken: Vec<u32> = numbers(now).collect();
+    taken.sort_unstable();
+    taken.dedup();
+    let mut kept = vec![false; taken.len()];
+    // By the numbers that the rules have so far, those of their places in the file: the new ones; 0 is no rule's.
+    let highest = numbers(to).max().unwrap_or(FIRST_RULE);
+    let place = |number: u32| (number - FIRST_RULE) as usize;
+    let mut new = vec![0; place(highest) + 1];
+    // Without gaps, as they mostly are, each is at its place.
+    let at = |number: u32| {
+        let place = number.checked_sub(*taken.first()?)? as usize;
+        match taken.get(place) {
+            Some(there) if *there == number => Some(place),
+            _ => taken.binary_search(&number).ok(),
+        }
+    };
     let mut keep = |number: u32, before: u32| {
-        if before >= FIRST_RULE && !new.contains_key(&number) && kept.insert(before) {
-            new.insert(number, before);
+        if let Some(at) = at(before)
+            && number >= FIRST_RULE
+            && new[place(number)] == 0
+            && !std::mem::replace(&mut kept[at], true)
+        {
+            new[place(number)] = before;
         }
     };
     for (address, entry) in &to.entries {
@@ -63,19 +77,22 @@ pub fn number(to: &mut Picture, now: &Picture) {
             keep(entry.rule, before.rule);
         }
     }
-    for (prefix, entry) in &to.forwards {
-        if let Some(before) = now.forwards.get(prefix)
+    for (_, before, entry) in now.forwards.beside(&to.forwards) {
+        if let (Some(before), Some(entry)) = (before, entry)
             && (before.vm, before.offset) == (entry.vm, entry.offset)
         {
             keep(entry.rule, before.rule);
         }
     }
-    let mut free = (FIRST_RULE..).filter(|number| !taken.contains(number));
+    let mut rest = taken.iter().copied().peekable();
+    let mut free = (FIRST_RULE..).filter(|number| rest.next_if_eq(number).is_none());
     let mut renumber = |number: &mut u32| {
         if *number >= FIRST_RULE {
-            *number = *new
-                .entry(*number)
-                .or_insert_with(|| free.next().unwrap_or_default());
+            let new = &mut new[place(*number)];
+            if *new == 0 {
+                *new = free.next().unwrap_or_default();
+            }
+            *number = *new;
         }
     };
     for entry in to.entries.values_mut() {
@@ -94,14 +111,16 @@ pub fn numbers(picture: &Picture) -> impl Iterator<Item = u32> + '_ {
     eips.chain(forwards).filter(|number| *number >= FIRST_RULE)
 }
 
+/// The numbers of the file's own rules of which something is to be written.
+pub fn written(changes: &Diff) -> impl Iterator<Item = u32> + '_ {
+    let eips = changes.set_entries.iter().map(|entry| entry.rule);
+    let forwards = changes.set_forwards.iter().map(|(_, entry)| entry.rule);
+    eips.chain(forwards).filter(|number| *number >= FIRST_RULE)
+}
+
 /// All rules that a picture's tables hold, with their numbers.
 #[must_use]
 pub fn rules(picture: &Picture) -> Vec<(u32, What)> {
-    let forwards: Vec<_> = picture
-        .forwards
-        .iter()
-        .map(|(prefix, entry)| (*prefix, *entry))
-        .collect();
     let eips = picture.entries.values().filter(|entry| is_eip(entry));
     let masquerade = picture
         .entries
@@ -115,7 +134,7 @@ pub fn rules(picture: &Picture) -> Vec<(u32, What)> {
         (entry.rule, what)
     })
     .chain(
-        ranges(&forwards)
+        ranges(picture.forwards.iter())
             .into_iter()
             .map(|range| (range.to.rule, What::Forward(range))),
     )
@@ -133,6 +152,8 @@ fn is_eip(entry: &AddressEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use crate::forwards::prefixes;
     use vr_common::wire::Addr;
 

@@ -37,7 +37,9 @@ pub fn result(line: Arguments<'_>) {
 
 /// Tells a person something. Whether he hears it changes nothing.
 pub fn message(line: Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    // In one go: the standard error output keeps nothing back, and would make a system call of each piece.
+    let whole = format!("{line}\n");
+    let _ = io::stderr().lock().write_all(whole.as_bytes());
 }
 
 fn note(written: io::Result<()>) {

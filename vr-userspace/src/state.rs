@@ -4,6 +4,8 @@
 //! each time whole, by rename: after a crash at any moment it names everything of ours that may be there. It lies on a
 //! tmpfs, so that it is gone when the machine's addresses are: at a reboot.
 
+mod runs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
@@ -17,8 +19,8 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::MacAddr, desired::Backend, ebpf::Generation, netfilter::Loaded, ports::Ports,
-    service::settle::Version, trust,
+    config::MacAddr, desired::Backend, ebpf::Generation, ledger::Ledger, netfilter::Loaded,
+    ports::Ports, service::settle::Version, trust,
 };
 
 /// An address on an interface.
@@ -52,6 +54,7 @@ pub struct DefaultRoute {
 #[serde(default)]
 pub struct Owned {
     /// Addresses that were not there before.
+    #[serde(with = "runs")]
     pub addresses: BTreeSet<OnLink>,
     /// Default routes that were not there before.
     pub routes: BTreeSet<DefaultRoute>,
@@ -174,6 +177,8 @@ pub struct State {
     pub flows_to_end: bool,
     /// Entries that wait for their NIC or for an uplink, as last seen.
     pub pending: Vec<String>,
+    /// Where what the trie of forwarded ports holds is to be read, unless it is just being written.
+    pub ledger: Option<Ledger>,
     /// The last failure, until a load succeeds.
     pub last_failure: Option<Failure>,
 }

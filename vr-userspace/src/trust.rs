@@ -13,7 +13,7 @@ use std::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     },
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use nix::{
@@ -73,12 +73,20 @@ pub fn run_file(path: &Path, flags: OFlag) -> io::Result<File> {
 /// # Errors
 /// As [`run_file`].
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.new");
+    let new = half_written(path);
     // A run that was killed may have left one. Made anew, so that it is no link to anything.
     take_away(&new)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
     run_file(&new, flags)?.write_all(bytes)?;
     fs::rename(new, path)
+}
+
+/// What a run file is called while [`replace`] writes it.
+#[must_use]
+pub fn half_written(path: &Path) -> PathBuf {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    new.into()
 }
 
 /// Removes a run file, if it is there.

@@ -96,7 +96,7 @@ pub struct Options {
     #[arg(long)]
     rounds: Option<usize>,
     /// Measure only what contains this in its name, of routers (redirect, fib-only, xdp, tc, auto, plain, nft, iptables-legacy,
-    /// iptables-nft) and of the cases of `program`.
+    /// iptables-nft), of the cases of `program`, and of the files of `reload` ("100000 forwards").
     #[arg(long)]
     only: Vec<String>,
     /// The folder for report.json, report.md and the plots.

@@ -40,7 +40,7 @@ fn planned(lab: &Lab, file: &File, backend: &str) -> Result<Vec<String>> {
     Ok(plan.lines().map(str::to_owned).collect())
 }
 
-fn expect_nothing_to_change(lab: &Lab, backend: &str) -> Result<()> {
+pub fn expect_nothing_to_change(lab: &Lab, backend: &str) -> Result<()> {
     let plan = lab.plan(backend)?;
     // What is pending is said all the same.
     ensure!(plan.lines().last() == Some("nothing to change"), "{plan}");

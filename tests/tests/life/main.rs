@@ -7,6 +7,7 @@ mod foreign;
 mod forwards;
 mod netfilter;
 mod nics;
+mod remembered;
 mod rules;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

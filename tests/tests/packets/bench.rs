@@ -87,7 +87,7 @@ impl Bench {
         let world = World::new(indices);
         let picture = Picture {
             settings: Some(settings()),
-            forwards: world.forwards.clone(),
+            forwards: world.forwards.clone().into_iter().collect(),
             sessions: 1024,
             entries: world.addresses.clone(),
             interfaces: world.interfaces.clone(),

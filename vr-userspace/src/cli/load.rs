@@ -14,6 +14,7 @@ use crate::{
     diff::diff,
     ebpf,
     instance::Instance,
+    ledger::Ledger,
     lock::Lock,
     netfilter::{Loaded, Plane},
     netlink::{Link, Machine, Netlink},
@@ -46,13 +47,16 @@ pub async fn run(
         config = super::read(path)?;
     }
     let netlink = Netlink::open()?;
-    reconcile(instance, &netlink, &config, path, backend).await?;
-    note_version(instance, content)?;
-    report(
-        &State::read(&instance.state_file())?,
-        &netlink.links().await?,
-        &config,
-    );
+    let pass = Pass {
+        instance,
+        netlink: &netlink,
+        config: &config,
+        path,
+        version: Some(content),
+        backend,
+    };
+    let state = pass.reconcile().await?;
+    report(&state, &netlink.links().await?, &config);
     Ok(())
 }
 
@@ -186,40 +190,16 @@ pub async fn reconcile(
     path: &Path,
     backend: Backend,
 ) -> Result<()> {
-    const ASKED: &str = "asked for";
+    let version = None;
     let pass = Pass {
         instance,
         netlink,
         config,
         path,
+        version,
         backend,
     };
-    if backend == Backend::Iptables {
-        return pass.run(Some(ASKED)).await.map(drop);
-    }
-    if Sysctls::read()?.reserved.is_none() {
-        warning(
-            "net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has",
-        );
-    }
-    let raised = match pass.run(None).await {
-        Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
-            warning(format_args!(
-                "{error:#}; iptables does the work, for the whole machine"
-            ));
-            let why = format!("{error:#}");
-            let second = pass.run(Some(&why)).await;
-            return second
-                .map(drop)
-                .map_err(|second| anyhow!("{why}; nor does iptables do: {second:#}"));
-        }
-        other => other?,
-    };
-    if raised {
-        // What an interface can do is not known for sure before it is up: look again.
-        pass.run(None).await?;
-    }
-    Ok(())
+    pass.reconcile().await.map(drop)
 }
 
 /// Whether it is eBPF as such that is not to be had. Programs that run already show that it is.
@@ -234,21 +214,67 @@ struct Pass<'a> {
     netlink: &'a Netlink,
     config: &'a Config,
     path: &'a Path,
+    /// What the content of the file is to be noted as, if it is.
+    version: Option<Option<Version>>,
     backend: Backend,
 }
 
 impl Pass<'_> {
+    /// Does it, by eBPF or by iptables, and returns what is on record then.
+    async fn reconcile(&self) -> Result<State> {
+        const ASKED: &str = "asked for";
+        let (instance, backend) = (self.instance, self.backend);
+        let read = || State::read(&instance.state_file());
+        if backend == Backend::Iptables {
+            let (state, _) = self.run(read()?, Some(ASKED), true).await?;
+            return Ok(state);
+        }
+        if Sysctls::read()?.reserved.is_none() {
+            warning(
+                "net.ipv4.ip_local_reserved_ports cannot be set here: a connection of the router's own may get a port that a session has",
+            );
+        }
+        let (state, raised) = match self.run(read()?, None, true).await {
+            Err(error) if backend == Backend::Auto && may_fall_back(instance, &error)? => {
+                warning(format_args!(
+                    "{error:#}; iptables does the work, for the whole machine"
+                ));
+                let why = format!("{error:#}");
+                let second = self.run(read()?, Some(&why), true).await;
+                let (state, _) =
+                    second.map_err(|second| anyhow!("{why}; nor does iptables do: {second:#}"))?;
+                return Ok(state);
+            }
+            other => other?,
+        };
+        if raised {
+            // What an interface can do is not known for sure before it is up: look again. At the trie not: it has just been
+            // written.
+            let (state, _) = self.run(state, None, false).await?;
+            return Ok(state);
+        }
+        Ok(state)
+    }
+
     /// Reads the machine, and makes it be what the file says, all or nothing: by eBPF, or by iptables for the reason given. Returns
-    /// whether an interface was set up for it.
-    async fn run(&self, iptables: Option<&str>) -> Result<bool> {
+    /// what is on record then, and whether an interface was set up for it. `doubting`: if what is remembered fits, it is looked
+    /// whether it is true.
+    async fn run(
+        &self,
+        state: State,
+        iptables: Option<&str>,
+        doubting: bool,
+    ) -> Result<(State, bool)> {
         let Self {
             instance,
             netlink,
             config,
             path,
+            version,
             backend,
         } = *self;
-        let mut situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
+        let ledger_file = instance.ledger_file();
+        let mut situation = Situation::remembering(netlink, state, Some(&ledger_file)).await?;
         let netfilter = match iptables {
             Some(why) => {
                 situation.suspect_hooks();
@@ -258,6 +284,11 @@ impl Pass<'_> {
             None => None,
         };
         let mut desired = situation.desired(config, backend, netfilter.as_ref())?;
+        let mut changes = diff(&situation.observed, &desired.picture);
+        if doubting && changes.is_empty() && situation.look_again()? {
+            desired = situation.desired(config, backend, netfilter.as_ref())?;
+            changes = diff(&situation.observed, &desired.picture);
+        }
         desired.warnings.iter().for_each(warning);
         let before = situation.state.clone();
         let prepared = prepare(
@@ -284,7 +315,11 @@ impl Pass<'_> {
             .generations
             .retain(|older| Some(older) != generation.as_ref());
         state.generations.extend(generation.clone());
-        let changes = diff(&situation.observed, &desired.picture);
+        // While tables are written, nobody knows what they hold.
+        let same_trie = changes.set_forwards.is_empty()
+            && changes.remove_forwards.is_empty()
+            && generation.as_ref() == situation.generation.as_ref();
+        state.ledger = state.ledger.filter(|_| same_trie);
         state.flows_to_end |= may_end_flows(&situation.observed, &changes);
         if changes.netfilter.is_some() {
             let rules = desired.picture.netfilter.clone();
@@ -325,6 +360,10 @@ impl Pass<'_> {
                     let record = situation.plane.loaded(&before.netfilter)?;
                     record.fingerprint
                 });
+                if let Some(generation) = generation.as_ref().filter(|_| state.ledger.is_none()) {
+                    let forwards = &desired.picture.forwards;
+                    state.ledger = Ledger::write(&ledger_file, generation, forwards)?;
+                }
                 let rules = desired.picture.netfilter;
                 state.netfilter = rules
                     .map(|rules| Loaded { rules, fingerprint })
@@ -347,13 +386,15 @@ impl Pass<'_> {
                 state.backend = Some(backend);
                 (state.config, state.loaded_at, state.last_failure) =
                     (Some(std::path::absolute(path)?), Some(now()), None);
+                state.version = version.unwrap_or(state.version);
                 state.write(&instance.state_file())?;
                 State::remove(&instance.failure_file())?;
-                Ok(desired.ports.iter().any(|port| !port.link.up))
+                Ok((state, desired.ports.iter().any(|port| !port.link.up)))
             }
             Err(error) => {
                 let back = roll_back(&apply, &state, &situation.observed).await;
                 let mut record = before;
+                record.ledger = None;
                 record.generations = state.generations;
                 let message = match &back {
                     Ok(()) => format!("{error:#}; everything is as it was before"),
@@ -388,7 +429,7 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
     let machine = apply.netlink.read().await?;
     let generation = state.generation();
     let plane = Plane::read(&state.netfilter)?;
-    let mut now = observed(&machine, &Sysctls::read()?, state, generation, &plane)?;
+    let mut now = observed(&machine, &Sysctls::read()?, state, generation, &plane, None)?;
     let mut before = before.clone();
     if before.strange_rules {
         // Nobody knows what they were; any are better than none.

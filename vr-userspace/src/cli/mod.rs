@@ -206,8 +206,10 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Reads a file, and prints its warnings.
 fn read(config: &std::path::Path) -> Result<crate::config::Config> {
     let accepted = crate::config::read(config)?;
-    for warning in &accepted.warnings {
-        tell!("{warning}");
+    // There may be a thousand: in one go, not a system call for each.
+    let warnings: Vec<_> = accepted.warnings.iter().map(ToString::to_string).collect();
+    if !warnings.is_empty() {
+        tell!("{}", warnings.join("\n"));
     }
     Ok(accepted.config)
 }

@@ -1,5 +1,7 @@
 //! What is known of a machine before anything on it is changed.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use vr_common::layout::Interface;
 
@@ -30,17 +32,40 @@ pub struct Situation {
     /// The iptables rules that are there.
     pub plane: Plane,
     pub(super) sysctls: Sysctls,
+    /// Whether what the trie of forwarded ports holds is only remembered.
+    remembers: bool,
 }
 
 impl Situation {
     /// Reads the machine; the record is freed of what has gone with its NIC.
-    pub async fn read(netlink: &Netlink, mut state: State) -> Result<Self> {
+    pub async fn read(netlink: &Netlink, state: State) -> Result<Self> {
+        Self::remembering(netlink, state, None).await
+    }
+
+    /// The same, but for the trie of forwarded ports: if the record and this file say what it holds, they are believed.
+    pub async fn remembering(
+        netlink: &Netlink,
+        mut state: State,
+        file: Option<&Path>,
+    ) -> Result<Self> {
         let machine = netlink.read().await?;
         state.forget_strangers(|ifindex| machine.links.get(&ifindex).and_then(|link| link.mac));
         let sysctls = Sysctls::read()?;
         let generation = state.generation().cloned();
         let plane = Plane::read(&state.netfilter)?;
-        let observed = observed(&machine, &sysctls, &state, generation.as_ref(), &plane)?;
+        let remembered = file
+            .zip(state.ledger.as_ref())
+            .zip(generation.as_ref())
+            .and_then(|((file, ledger), generation)| ledger.read(file, generation));
+        let remembers = remembered.is_some();
+        let observed = observed(
+            &machine,
+            &sysctls,
+            &state,
+            generation.as_ref(),
+            &plane,
+            remembered,
+        )?;
         let reserved = sysctls.reserved.clone().unwrap_or_default();
         let others_ports = match &state.owned.reserved {
             Some(record) => record.others(&reserved),
@@ -54,7 +79,17 @@ impl Situation {
             others_ports,
             plane,
             sysctls,
+            remembers,
         })
+    }
+
+    /// Reads what has only been remembered so far. `false` if nothing has.
+    pub fn look_again(&mut self) -> Result<bool> {
+        let generation = self.generation.as_ref().filter(|_| self.remembers);
+        if let Some(generation) = generation {
+            self.observed.forwards = generation.read_forwards()?;
+        }
+        Ok(std::mem::take(&mut self.remembers))
     }
 
     /// Whether programs of ours run here.

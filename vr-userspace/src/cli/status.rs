@@ -112,7 +112,7 @@ async fn read(instance: &Instance) -> Result<Status> {
     let generation = state.generation();
     let plane = Plane::read(&state.netfilter)?;
     let sysctls = Sysctls::read()?;
-    let picture = observed(&machine, &sysctls, &state, generation, &plane)?;
+    let picture = observed(&machine, &sysctls, &state, generation, &plane, None)?;
     let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
         .iter()
         .map(|hook| (hook.name(), BTreeMap::new()))

@@ -8,6 +8,7 @@ use super::load::Situation;
 use crate::{
     apply::Apply,
     instance::Instance,
+    ledger::Ledger,
     lock::Lock,
     netlink::Netlink,
     picture::Picture,
@@ -37,6 +38,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
         .await?;
     State::remove(&instance.state_file())?;
     State::remove(&instance.failure_file())?;
+    Ledger::remove(&instance.ledger_file())?;
     let service = sweep(instance)?;
     lock.remove();
     out!("unloaded");

@@ -131,9 +131,10 @@ fn not_utf8(name: &str, bytes: &[u8], good: usize) -> Rejected {
 /// The bytes of a file, cut off behind [`MAX_BYTES`] of them: its size alone is not to be relied on,
 /// it may be a pipe, or just being written. And why another user may have written it, if one may.
 fn contents(path: &Path) -> io::Result<(Vec<u8>, Option<String>)> {
-    let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
     let (file, doubt) = trust::open_to_read(path)?;
+    let expected = file.metadata().map_or(0, |meta| meta.len().min(limit));
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0) + 1);
     file.take(limit).read_to_end(&mut bytes)?;
     Ok((bytes, doubt))
 }

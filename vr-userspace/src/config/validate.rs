@@ -2,6 +2,7 @@
 //! have in common is the business of [`super::rules`].
 
 pub(super) mod options;
+pub(super) mod plain;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -9,7 +10,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::diagnostic::{At, Findings, Owner, Severity, Words};
-use super::rules::{Found, Ports, Rules};
+use super::rules::{Found, Mapped, Ports, Rules};
 use super::scalar::{Port, Prefix, Type, Value};
 use super::schema::{Config, Eip, Forward, Interface, MacAddr, Protocol};
 use super::source::{Source, Span, quoted};
@@ -25,6 +26,11 @@ const FORWARD_KEYS: [&str; 7] = [
 
 /// Reads a whole text: the config and the warnings, or else the errors.
 pub(super) fn validate(source: &Source<'_>) -> Result<(Config, Findings), Findings> {
+    plain::read(source).map_or_else(|| by_parser(source), Ok)
+}
+
+/// The same by the YAML parser, which reads every style and finds all errors.
+pub(super) fn by_parser(source: &Source<'_>) -> Result<(Config, Findings), Findings> {
     let mut errors = Findings::new(Severity::Error);
     let Some(tree) = Tree::build(source, &mut errors) else {
         return Err(errors);
@@ -104,10 +110,10 @@ impl Reader<'_> {
         self.options(options);
     }
 
-    fn entries(&mut self, list: Slot<'_>, read: fn(&mut Self, Owner, Node<'_>)) {
+    fn entries(&mut self, list: Slot<'_>, read: fn(&mut Self, u32, Node<'_>)) {
         let items = self.items(list);
         for (index, item) in (0..).zip(items.into_iter().flatten()) {
-            read(self, Owner::Entry(list.name, index), item);
+            read(self, index, item);
         }
     }
 
@@ -120,7 +126,8 @@ impl Reader<'_> {
         Some(items)
     }
 
-    fn interface(&mut self, owner: Owner, node: Node<'_>) {
+    fn interface(&mut self, index: u32, node: Node<'_>) {
+        let owner = Owner::Entry("if_list", index);
         let Some([ipaddr, prefix, mac, gateway]) = self.keys(owner, node, INTERFACE_KEYS) else {
             return;
         };
@@ -132,7 +139,16 @@ impl Reader<'_> {
         let prefix = self.required::<Prefix>(prefix);
         let mac = self.required::<MacAddr>(mac);
         let gateway = self.optional::<Ipv4Addr>(gateway);
+        self.interface_of(address, prefix, mac, gateway);
+    }
 
+    fn interface_of(
+        &mut self,
+        address: Option<Found<Ipv4Addr>>,
+        prefix: Option<Found<Prefix>>,
+        mac: Option<Found<MacAddr>>,
+        gateway: Result<Option<Found<Ipv4Addr>>, Reported>,
+    ) {
         if let Some(mac) = mac {
             self.rules.mac(&mut self.errors, mac);
         }
@@ -179,14 +195,20 @@ impl Reader<'_> {
         });
     }
 
-    fn eip(&mut self, owner: Owner, node: Node<'_>) {
+    fn eip(&mut self, index: u32, node: Node<'_>) {
+        let owner = Owner::Entry("eip_list", index);
         let Some([eip, vm]) = self.keys(owner, node, EIP_KEYS) else {
             return;
         };
         let eip = self.required::<Ipv4Addr>(eip);
         let vm = self.required::<Ipv4Addr>(vm);
         let Some(eip) = eip else { return };
-        self.rules.eip(&mut self.errors, eip, vm);
+        let new = Mapped {
+            index,
+            eip: (eip.value, eip.at.span),
+            vm: vm.map(|vm| (vm.value, vm.at.span)),
+        };
+        self.rules.eip(&mut self.errors, new);
         if let Some(vm) = vm {
             self.config.eips.push(Eip {
                 eip: eip.value,
@@ -195,7 +217,8 @@ impl Reader<'_> {
         }
     }
 
-    fn forward(&mut self, owner: Owner, node: Node<'_>) {
+    fn forward(&mut self, index: u32, node: Node<'_>) {
+        let owner = Owner::Entry("port_forward_list", index);
         let Some([eip, protocal, protocol, port, end_port, vm_port, vm]) =
             self.keys(owner, node, FORWARD_KEYS)
         else {
@@ -227,9 +250,10 @@ impl Reader<'_> {
                 protocol,
                 first: port.value.0,
                 last,
-                at: port.at,
-                at_eip: eip.at,
-                at_vm: vm.map_or(eip.at, |vm| vm.at),
+                index,
+                port: port.at.span,
+                at_eip: eip.at.span,
+                at_vm: vm.map(|vm| vm.at.span),
             },
         );
         let (Some(vm_port), Some(vm)) = (vm_port, vm) else {

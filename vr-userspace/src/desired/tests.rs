@@ -109,10 +109,7 @@ fn the_sample_on_its_two_nics() {
     assert_eq!(flags("10.90.2.250"), Some(0));
     assert_eq!(desired.forwards, sample().forwards.len());
     assert_eq!(
-        ranges(&picture.forwards.into_iter().collect::<Vec<_>>())
-            .first()
-            .unwrap()
-            .to_string(),
+        ranges(picture.forwards.iter()).first().unwrap().to_string(),
         "10.90.2.254 tcp 80-82 to 192.168.100.190:80"
     );
     let settings = picture.settings.unwrap();

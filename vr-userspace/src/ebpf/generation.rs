@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray, Queue},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use serde::{Deserialize, Serialize};
@@ -22,13 +22,13 @@ use vr_common::{
 use super::{
     counters::RuleCounters,
     maps::{
-        ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES,
-        MAPS, MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
+        ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, HELD_RING, INDEX, INTERFACES, MAPS,
+        MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
     },
     migrate::migrate,
-    object::{BUILD_ID, Programs, Tracing},
+    object::{BUILD_ID, Programs, Tracing, fill},
     sessions::Sessions,
-    table::{Table, bind},
+    table::{Pages, Table, bind},
 };
 use crate::{
     forwards::{Forwards, Prefix, prefix_from_bytes, prefix_to_bytes},
@@ -112,12 +112,13 @@ impl Generation {
             Next::GoesOnWithSessions => same_room,
         };
         let reuse = previous.map_or(Ok(Vec::new()), |previous| previous.open_maps(goes_on))?;
-        let programs = Programs::load(room, &reuse, Tracing::Off)?;
+        // What takes sessions over leaves slots free itself.
+        let free = if previous.is_none() { room.sessions } else { 0 };
+        let programs = Programs::load(room, &reuse, Tracing::Off, free)?;
         let generation = Self::of(&programs, number.unwrap_or(0) + 1)?;
         match previous {
-            Some(_) if same_room => {}
-            Some(previous) => migrate(previous, &generation)?,
-            None => generation.fill(FREE, 0..room.sessions)?,
+            Some(previous) if !same_room => migrate(previous, &generation)?,
+            _ => {}
         }
         if let Some(counters) = counters.filter(|_| !fits) {
             counters.copy_to(&mut generation.rule_counters()?)?;
@@ -126,7 +127,7 @@ impl Generation {
         if let Some(settings) = &picture.settings {
             generation.write_settings(settings)?;
         }
-        generation.write_forwards(picture.forwards.iter())?;
+        generation.write_forwards(&picture.forwards)?;
         generation.write_addresses(picture.entries.values())?;
         for interface in interfaces.values() {
             generation.write_interface(interface.ifindex, Some(*interface))?;
@@ -145,7 +146,7 @@ impl Generation {
             sessions: self.sessions()?,
             rules: self.rule_counters()?.len(),
         };
-        let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On)?;
+        let programs = Programs::load(room, &self.open_maps(|_| true)?, Tracing::On, 0)?;
         Ok((Self::of(&programs, self.number)?, programs))
     }
 
@@ -161,7 +162,7 @@ impl Generation {
             sessions: MIN_CAPACITY,
             rules: counters_for(0),
         };
-        let programs = Programs::load(room, &[], Tracing::Off)?;
+        let programs = Programs::load(room, &[], Tracing::Off, 0)?;
         Self::of(&programs, 0).map(drop)
     }
 
@@ -256,15 +257,18 @@ impl Generation {
             .ok_or_else(|| anyhow!("BPF program {id} ({}) is gone", hook.name()))
     }
 
-    /// What the tables hold, as the part of a picture that is in them.
+    /// What the tables hold, as the part of a picture that is in them. What is `remembered` of the trie is not read again.
     ///
     /// # Errors
     /// If one cannot be read.
-    pub fn read(&self) -> Result<Picture> {
+    pub fn read(&self, remembered: Option<Forwards>) -> Result<Picture> {
         Ok(Picture {
             settings: Some(self.read_settings()?),
             sessions: self.sessions()?,
-            forwards: self.read_forwards()?,
+            forwards: match remembered {
+                Some(forwards) => forwards,
+                None => self.read_forwards()?,
+            },
             entries: self.read_addresses()?,
             interfaces: self.read_interfaces()?,
             ..Picture::default()
@@ -307,10 +311,10 @@ impl Generation {
     }
 
     fn read_addresses(&self) -> Result<BTreeMap<Addr, AddressEntry>> {
-        let entries = self.addresses()?.read()?;
+        let entries = self.addresses()?.list()?;
         Ok(entries
-            .into_values()
-            .map(AddressEntry::from_bytes)
+            .into_iter()
+            .map(|(_, value)| AddressEntry::from_bytes(value))
             .map(|entry| (entry.address, entry))
             .collect())
     }
@@ -319,12 +323,9 @@ impl Generation {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn write_forwards<'a>(
-        &self,
-        forwards: impl IntoIterator<Item = (&'a Prefix, &'a ForwardEntry)>,
-    ) -> Result<()> {
+    pub fn write_forwards(&self, forwards: &[(Prefix, ForwardEntry)]) -> Result<()> {
         let elements: Vec<_> = forwards
-            .into_iter()
+            .iter()
             .map(|(prefix, entry)| (prefix_to_bytes(prefix), entry.to_bytes()))
             .collect();
         self.forwards()?.write(&elements)
@@ -342,8 +343,38 @@ impl Generation {
         self.forwards()?.remove(&keys)
     }
 
-    fn read_forwards(&self) -> Result<Forwards> {
-        let elements = self.forwards()?.read()?;
+    /// Whether the trie has all of these.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn holds_forwards<'a>(
+        &self,
+        elements: impl IntoIterator<Item = &'a (Prefix, ForwardEntry)>,
+    ) -> Result<bool> {
+        let table = self.forwards()?;
+        for (prefix, entry) in elements {
+            // The kernel gives the longest prefix of a key that it has, which may be a shorter one with another target.
+            if table.get(&prefix_to_bytes(prefix))? != Some(entry.to_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The kernel's number of the trie of forwarded ports.
+    ///
+    /// # Errors
+    /// If the record does not name it.
+    pub fn forwards_id(&self) -> Result<u32> {
+        self.map_id(FORWARDS)
+    }
+
+    /// What the trie of forwarded ports holds.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_forwards(&self) -> Result<Forwards> {
+        let elements = self.forwards()?.list()?;
         Ok(elements
             .into_iter()
             .map(|(key, value)| (prefix_from_bytes(key), ForwardEntry::from_bytes(value)))
@@ -352,10 +383,11 @@ impl Generation {
 
     fn read_interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
         let mut interfaces = BTreeMap::new();
-        for value in self.array::<16>(INTERFACES)?.iter() {
-            let interface = Interface::from_bytes(value?);
-            if interface.ifindex != 0 {
-                interfaces.insert(interface.ifindex, interface);
+        for page in Pages::<16>::of(self.map(INTERFACES)?)?.pages() {
+            for interface in page?.values.iter().copied().map(Interface::from_bytes) {
+                if interface.ifindex != 0 {
+                    interfaces.insert(interface.ifindex, interface);
+                }
             }
         }
         Ok(interfaces)
@@ -414,13 +446,7 @@ impl Generation {
     /// # Errors
     /// If there is no room.
     pub(super) fn fill(&self, queue: &str, slots: impl IntoIterator<Item = u32>) -> Result<()> {
-        let mut queue: Queue<MapData, u32> = Map::Queue(self.map(queue)?).try_into()?;
-        for slot in slots {
-            queue
-                .push(slot, 0)
-                .context("cannot fill a queue of slots")?;
-        }
-        Ok(())
+        fill(self.map(queue)?, slots)
     }
 
     /// One of its maps, by name.

@@ -1,18 +1,18 @@
 //! The BPF object: embedded in this binary, loaded into the kernel from here.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, panic::resume_unwind, path::PathBuf, thread};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData},
+    maps::{Map, MapData, Queue},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 
 use aya_log::EbpfLogger;
 
 use super::{
-    maps::{MAPS, Room},
+    maps::{FREE, MAPS, Room},
     scratch::with_bpffs,
 };
 
@@ -40,13 +40,18 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the object with maps that have this room. The maps are new ones, but for those of `reuse`, names and
-    /// maps whose contents are to go on.
+    /// maps whose contents are to go on. So many slots are free in them, besides those that are.
     ///
     /// # Errors
     /// If the kernel refuses a map or a program; the verifier's last words are part of the message.
-    pub fn load(room: Room, reuse: &[(&str, MapData)], tracing: Tracing) -> Result<Self> {
+    pub fn load(
+        room: Room,
+        reuse: &[(&str, MapData)],
+        tracing: Tracing,
+        free_slots: u32,
+    ) -> Result<Self> {
         if reuse.is_empty() {
-            return Self::load_pinned(room, &[], tracing);
+            return Self::load_pinned(room, &[], tracing, free_slots);
         }
         with_bpffs(|dir| {
             let pins: Vec<(&str, PathBuf)> = reuse
@@ -57,11 +62,16 @@ impl Programs {
                 map.pin(pin)
                     .with_context(|| format!("cannot pin the map {name}"))?;
             }
-            Self::load_pinned(room, &pins, tracing)
+            Self::load_pinned(room, &pins, tracing, free_slots)
         })
     }
 
-    fn load_pinned(room: Room, pins: &[(&str, PathBuf)], tracing: Tracing) -> Result<Self> {
+    fn load_pinned(
+        room: Room,
+        pins: &[(&str, PathBuf)],
+        tracing: Tracing,
+        free_slots: u32,
+    ) -> Result<Self> {
         raise_memlock();
         let mut loader = EbpfLoader::new();
         for rule in MAPS {
@@ -80,17 +90,31 @@ impl Programs {
         let mut ebpf = loader.load(OBJECT).context(
             "the kernel does not take the BPF maps (5.10 or later is needed, and CAP_BPF or root)",
         )?;
-        for name in ["tc_ingress", "tc_egress"] {
-            load(&mut ebpf, name)?;
-        }
-        // Flag and section of multi-buffer programs came with 5.18; older kernels answer EINVAL.
-        let xdp = if !crate::features::without("frags") && load(&mut ebpf, "xdp_ingress_mb").is_ok()
-        {
-            "xdp_ingress_mb"
-        } else {
-            load(&mut ebpf, "xdp_ingress")?;
-            "xdp_ingress"
+        let free = MapData::from_id(map_id(&ebpf, FREE)?)?;
+        let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
+        let mut program = |name: &'static str| {
+            let program = programs.remove(name);
+            program.ok_or_else(|| anyhow!("the BPF object has no program {name}"))
         };
+        let (ingress, egress) = (program("tc_ingress")?, program("tc_egress")?);
+        let (frags, plain) = (program("xdp_ingress_mb")?, program("xdp_ingress")?);
+        // The verifier takes a tenth of a second for each, and works on as many at once as there are processors.
+        let xdp = thread::scope(|scope| {
+            let ingress = scope.spawn(|| load(ingress, "tc_ingress"));
+            let egress = scope.spawn(|| load(egress, "tc_egress"));
+            let slots = scope.spawn(|| fill(free, 0..free_slots));
+            // Flag and section of multi-buffer programs came with 5.18; older kernels answer EINVAL.
+            let frags = !crate::features::without("frags") && load(frags, "xdp_ingress_mb").is_ok();
+            let xdp = if frags {
+                Ok("xdp_ingress_mb")
+            } else {
+                load(plain, "xdp_ingress").map(|()| "xdp_ingress")
+            };
+            for others in [ingress, egress, slots] {
+                others.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            }
+            xdp
+        })?;
         Ok(Self { ebpf, xdp })
     }
 
@@ -126,20 +150,7 @@ impl Programs {
     /// # Errors
     /// If there is none of this name.
     pub fn map_id(&self, name: &str) -> Result<u32> {
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
-        let (Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::LpmTrie(data)
-        | Map::Queue(data)) = map
-        else {
-            return Err(anyhow!("the map {name} is of another kind than expected"));
-        };
-        Ok(data.info()?.id())
+        map_id(&self.ebpf, name)
     }
 
     fn program(&self, name: &str) -> Result<&Program> {
@@ -149,10 +160,40 @@ impl Programs {
     }
 }
 
-fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let result = match ebpf.program_mut(name) {
-        Some(Program::Xdp(program)) => program.load(),
-        Some(Program::SchedClassifier(program)) => program.load(),
+fn map_id(ebpf: &Ebpf, name: &str) -> Result<u32> {
+    let map = ebpf
+        .map(name)
+        .ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
+    let (Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::LpmTrie(data)
+    | Map::Queue(data)) = map
+    else {
+        return Err(anyhow!("the map {name} is of another kind than expected"));
+    };
+    Ok(data.info()?.id())
+}
+
+/// Puts numbers of slots into a queue; one at a time is all that the kernel has for queues.
+///
+/// # Errors
+/// If there is no room.
+pub(super) fn fill(queue: MapData, slots: impl IntoIterator<Item = u32>) -> Result<()> {
+    let mut queue: Queue<MapData, u32> = Map::Queue(queue).try_into()?;
+    for slot in slots {
+        queue
+            .push(slot, 0)
+            .context("cannot fill a queue of slots")?;
+    }
+    Ok(())
+}
+
+fn load(program: &mut Program, name: &str) -> Result<()> {
+    let result = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => return Err(anyhow!("the BPF object has no program {name}")),
     };
     result.map_err(|error| match error {

@@ -4,9 +4,10 @@
 //! With one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
-    collections::BTreeMap,
-    io, iter,
+    collections::{BTreeMap, VecDeque},
+    fs, io, iter,
     os::fd::{AsFd, AsRawFd},
+    panic::resume_unwind,
     thread,
     time::Duration,
 };
@@ -16,6 +17,11 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
     programs::ProgramFd,
 };
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::utsname::uname,
+    unistd::Pid,
+};
 
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
@@ -23,6 +29,8 @@ const DELETE_BATCH: libc::c_long = 27;
 const PROG_BIND_MAP: libc::c_long = 35;
 /// Elements a call; a lookup must hold at least one whole bucket.
 const CHUNK: usize = 16_384;
+/// Pages that are held at once.
+const MOST_AT_ONCE: usize = 4;
 
 /// `struct { … } batch` of `union bpf_attr` (linux/bpf.h).
 #[repr(C)]
@@ -133,11 +141,19 @@ impl<const K: usize, const V: usize> Table<K, V> {
         Ok(self.data.info()?.max_entries())
     }
 
-    /// All elements.
+    /// All elements, by their keys.
     ///
     /// # Errors
     /// If the kernel refuses to list them.
     pub fn read(&self) -> Result<BTreeMap<[u8; K], [u8; V]>> {
+        Ok(self.list()?.into_iter().collect())
+    }
+
+    /// All elements, as the kernel lists them. One that is moved meanwhile, which only programs do, may be there twice.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub fn list(&self) -> Result<Vec<([u8; K], [u8; V])>> {
         if !self.batches {
             return self
                 .map
@@ -145,12 +161,12 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 .collect::<Result<_, _>>()
                 .context("cannot read a BPF map");
         }
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         // The kernel's place in the map: a bucket's number for hash tables, else a key; never longer than that or four bytes.
         let (mut place, mut first) = ([0u8; 64], true);
+        let mut keys = vec![[0u8; K]; CHUNK];
+        let mut values = vec![[0u8; V]; CHUNK];
         loop {
-            let mut keys = vec![[0u8; K]; CHUNK];
-            let mut values = vec![[0u8; V]; CHUNK];
             let mut next = [0u8; 64];
             let mut attr = BatchAttr {
                 in_batch: if first { 0 } else { place.as_ptr() as u64 },
@@ -165,7 +181,8 @@ impl<const K: usize, const V: usize> Table<K, V> {
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => 0,
                 _ => attr.count as usize,
             };
-            all.extend(keys.into_iter().zip(values).take(found));
+            let elements = keys.iter().copied().zip(values.iter().copied());
+            all.extend(elements.take(found));
             match result {
                 Ok(()) => (place, first) = (next, false),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
@@ -278,26 +295,44 @@ impl<const V: usize> Pages<V> {
         self.map.get(&index, 0).context("cannot read a BPF map")
     }
 
-    /// All elements, page by page, each page read when it is asked for. Nobody is kept from writing meanwhile, so an element
-    /// may come torn: in part from before it was written, in part from after.
+    /// All elements, page by page; the pages are read when they are asked for, as many at once as there are processors. Nobody
+    /// is kept from writing meanwhile, so an element may come torn: in part from before it was written, in part from after.
     pub fn pages(&self) -> impl Iterator<Item = Result<Page<V>>> + '_ {
-        let batched = !crate::features::without("batch");
-        let mut next = 0;
+        let at_once =
+            thread::available_parallelism().map_or(1, |count| count.get().min(MOST_AT_ONCE));
+        let mut firsts = (0..self.len()).step_by(CHUNK);
+        let mut read = VecDeque::new();
         iter::from_fn(move || {
-            let first = next;
-            let count = (self.len() - first).min(CHUNK as u32);
-            next += count;
-            (count > 0).then(|| {
-                let values = if batched {
-                    self.read_batch(first, count)?
-                } else {
-                    (first..first + count)
-                        .map(|index| self.get(index))
-                        .collect::<Result<_>>()?
-                };
-                Ok(Page { first, values })
-            })
+            if read.is_empty() {
+                let firsts: Vec<u32> = firsts.by_ref().take(at_once).collect();
+                let (own, others) = firsts.split_last()?;
+                thread::scope(|scope| {
+                    let reading = |first: &u32| {
+                        let first = *first;
+                        scope.spawn(move || self.page(first))
+                    };
+                    let others: Vec<_> = others.iter().map(reading).collect();
+                    let own = self.page(*own);
+                    let joined = others
+                        .into_iter()
+                        .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                    read.extend(joined.chain([own]));
+                });
+            }
+            read.pop_front()
         })
+    }
+
+    fn page(&self, first: u32) -> Result<Page<V>> {
+        let count = (self.len() - first).min(CHUNK as u32);
+        let values = if crate::features::without("batch") {
+            (first..first + count)
+                .map(|index| self.get(index))
+                .collect::<Result<_>>()?
+        } else {
+            self.read_batch(first, count)?
+        };
+        Ok(Page { first, values })
     }
 
     fn read_batch(&self, first: u32, count: u32) -> Result<Vec<[u8; V]>> {
@@ -340,6 +375,10 @@ fn again(data: &MapData) -> Result<MapData> {
 /// Waits until every run of a BPF program has ended that began before this call, and with it every decision by what the maps
 /// held then.
 pub fn wait_for_running_programs() {
+    // The kernel's own way of waiting takes some 15 ms, for what is over in microseconds.
+    if visit_every_processor().is_some() {
+        return;
+    }
     // SAFETY: the call takes no pointer. On one CPU it waits for nothing: programs run to their end there before a process does.
     let rc = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if rc < 0 {
@@ -347,6 +386,47 @@ pub fn wait_for_running_programs() {
         // takes microseconds.
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Runs this thread on every processor once. XDP and TC programs run with softirqs off, which no thread can interrupt: once this
+/// one has run on a processor, the program that ran there before is done. `None` if it may not, or if that is no proof: a
+/// kernel with PREEMPT_RT does interrupt them; and a processor that reads out of order may have kept for the rest of a tick what
+/// it has read too early.
+fn visit_every_processor() -> Option<()> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return None;
+    }
+    let version = uname().ok()?.version().to_str()?.to_owned();
+    if ["PREEMPT_RT", "PREEMPT RT"]
+        .iter()
+        .any(|rt| version.contains(rt))
+    {
+        return None;
+    }
+    // One that comes online later begins with what the maps hold then.
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    let this = Pid::from_raw(0);
+    let usual = sched_getaffinity(this).ok()?;
+    let visited = processors(&online).and_then(|all| {
+        all.into_iter().try_for_each(|processor| {
+            let mut only = CpuSet::new();
+            only.set(processor).ok()?;
+            sched_setaffinity(this, &only).ok()
+        })
+    });
+    let _ = sched_setaffinity(this, &usual);
+    visited
+}
+
+/// `0-3,6`, as the kernel writes it.
+fn processors(online: &str) -> Option<Vec<usize>> {
+    let mut all = Vec::new();
+    for range in online.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        all.extend(first..=last);
+    }
+    Some(all)
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
@@ -366,5 +446,24 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_are_understood() {
+        assert_eq!(processors("0\n"), Some(vec![0]));
+        assert_eq!(processors("0-2,5,8-9\n"), Some(vec![0, 1, 2, 5, 8, 9]));
+        assert_eq!(processors(""), None);
+    }
+
+    #[test]
+    fn a_thread_that_has_been_everywhere_may_run_where_it_might_before() {
+        let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        wait_for_running_programs();
+        assert_eq!(sched_getaffinity(Pid::from_raw(0)).unwrap(), before);
     }
 }

@@ -365,7 +365,7 @@ fn sessions_are_looked_at_when_forwards_or_the_uplink_have_changed() {
     let set = |after: &mut Picture, change: fn(&mut Settings)| {
         after.settings.iter_mut().for_each(change);
     };
-    assert!(changed(&|after| after.forwards.clear()));
+    assert!(changed(&|after| after.forwards = Forwards::default()));
     assert!(changed(&|after| after.forwards.extend([rule(81)])));
     assert!(changed(
         &|after| set(after, |settings| settings.uplink = UPLINK)

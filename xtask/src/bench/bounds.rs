@@ -51,9 +51,15 @@ pub const BOUNDS: &[Bound] = &[
     Bound { ratio: "scale/program/eip-100000",         side: AtMost,  value: 1.1 },
     Bound { ratio: "scale/program/forward-100000",     side: AtMost,  value: 1.1 },
     Bound { ratio: "memory/session/conntrack",         side: AtMost,  value: 1.0 },
-    Bound { ratio: "reload/100000/seconds",            side: AtMost,  value: 1.0 },
-    Bound { ratio: "reload/100000/iptables",           side: AtLeast, value: 10.0 },
-    Bound { ratio: "reload/100000/change-seconds",     side: AtMost,  value: 0.05 },
+    Bound { ratio: "reload/forwards-100000/seconds",   side: AtMost,  value: 1.0 },
+    Bound { ratio: "reload/forwards-100000/iptables",  side: AtLeast, value: 10.0 },
+    Bound { ratio: "reload/forwards-100000/change-seconds", side: AtMost, value: 0.05 },
+    Bound { ratio: "reload/eips-10000/seconds",        side: AtMost,  value: 1.0 },
+    Bound { ratio: "reload/eips-10000/change-seconds", side: AtMost,  value: 0.1 },
+    Bound { ratio: "reload/eips-100000/seconds",       side: AtMost,  value: 1.0 },
+    Bound { ratio: "reload/eips-100000/own-seconds",   side: AtMost,  value: 1.0 },
+    Bound { ratio: "reload/eips-100000/iptables",      side: AtLeast, value: 10.0 },
+    Bound { ratio: "reload/eips-100000/change-seconds", side: AtMost, value: 0.05 },
 ];
 
 impl Bound {

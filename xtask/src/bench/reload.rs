@@ -71,28 +71,46 @@ impl Case {
 
 /// Measures the group.
 pub fn run(runner: &mut Runner, findings: &mut Findings) -> Result<()> {
-    let sizes: &[u32] = runner.pick(&[1000, 10_000, 100_000], &[1000]);
-    for size in sizes {
-        // Half and half: an EIP is an address for the kernel too, forwarded ports share one.
+    // An EIP is an address for the kernel too; of forwarded ports, a thousand share one.
+    let all: &[(&str, u32)] = runner.pick(
+        &[
+            ("forwards", 10_000),
+            ("forwards", 100_000),
+            ("EIPs", 10_000),
+            ("EIPs", 100_000),
+        ],
+        &[("forwards", 1000), ("EIPs", 1000)],
+    );
+    for (kind, size) in all {
+        if !runner.wants(&format!("{size} {kind}")) {
+            continue;
+        }
+        let eips = if *kind == "EIPs" { *size } else { 0 };
         let rules = Rules {
-            eips: size / 2,
-            forwards: size / 2,
+            eips,
+            forwards: size - eips,
             sessions: None,
         };
-        one_size(runner, findings, *size, &rules)?;
+        one_size(runner, findings, kind, &rules)?;
     }
-    findings.note("entries are EIPs and forwarded ports, half and half; `load` also sets their addresses, the others do not".to_owned());
+    findings.note("`load` also sets the addresses of EIPs and forwards, the others do not: what the kernel takes for these alone is told beside it".to_owned());
     Ok(())
 }
 
-fn one_size(runner: &mut Runner, findings: &mut Findings, size: u32, rules: &Rules) -> Result<()> {
+fn one_size(runner: &mut Runner, findings: &mut Findings, kind: &str, rules: &Rules) -> Result<()> {
     let mut cases = CASES.to_vec();
     cases.retain(|case| crate::shell::has_program(case.program()));
     let all = runner.rounds;
-    // One round of the largest takes half a minute.
-    runner.rounds = if size >= 100_000 { all.min(3) } else { all };
+    let size = rules.eips + rules.forwards;
+    // One round of so many addresses takes minutes, nearly all of it the kernel's.
+    let most = match rules.eips {
+        100_000.. => 1,
+        _ if size >= 100_000 => 3,
+        _ => all,
+    };
+    runner.rounds = all.min(most);
     let mut site = None;
-    let title = format!("{size} entries");
+    let title = format!("{size} {kind}");
     let mut number = 0;
     let values = runner.turns(
         &title,
@@ -114,15 +132,20 @@ fn one_size(runner: &mut Runner, findings: &mut Findings, size: u32, rules: &Rul
     for (case, values) in cases.iter().zip(values?) {
         section.add(case.name(), values);
     }
-    compare(findings, size, &section);
+    compare(
+        findings,
+        &format!("{}-{size}", kind.to_lowercase()),
+        &title,
+        &section,
+    );
     findings.sections.push(section);
     Ok(())
 }
 
-fn compare(findings: &mut Findings, size: u32, section: &Section) {
+fn compare(findings: &mut Findings, size: &str, title: &str, section: &Section) {
     let of = |case: Case| section.get(case.name());
     if let Some(load) = of(Case::Load) {
-        let text = format!("seconds for {size} entries, addresses and all");
+        let text = format!("seconds for {title}, addresses and all");
         findings.ratios.push(Ratio::new(
             format!("reload/{size}/seconds"),
             text,
@@ -130,16 +153,14 @@ fn compare(findings: &mut Findings, size: u32, section: &Section) {
         ));
         if let Some(addresses) = of(Case::Addresses) {
             let own: Series = load.less(addresses);
-            let text =
-                format!("seconds for {size} entries, less the kernel's own for the addresses");
+            let text = format!("seconds for {title}, less the kernel's own for the addresses");
             findings.ratios.push(Ratio::new(
                 format!("reload/{size}/own-seconds"),
                 text,
                 own.clone(),
             ));
-            let text = format!(
-                "iptables-legacy-restore over load less the kernel's addresses, {size} entries"
-            );
+            let text =
+                format!("iptables-legacy-restore over load less the kernel's addresses, {title}");
             findings.compare(
                 format!("reload/{size}/own-iptables"),
                 text,
@@ -149,7 +170,7 @@ fn compare(findings: &mut Findings, size: u32, section: &Section) {
         }
     }
     if let Some(change) = of(Case::Change) {
-        let text = format!("seconds for one change among {size} entries");
+        let text = format!("seconds for one change among {title}");
         findings.ratios.push(Ratio::new(
             format!("reload/{size}/change-seconds"),
             text,
@@ -164,7 +185,7 @@ fn compare(findings: &mut Findings, size: u32, section: &Section) {
         ("change-iptables-nft", Case::OverNftChange, Case::Change),
         ("change-nft", Case::NftChange, Case::Change),
     ] {
-        let text = format!("{} over {}, {size} entries", other.name(), own.name());
+        let text = format!("{} over {}, {title}", other.name(), own.name());
         findings.compare(format!("reload/{size}/{name}"), text, of(other), of(own));
     }
 }
@@ -201,18 +222,26 @@ impl Site {
     fn time(&self, case: Case, rules: &Rules, number: u32) -> Result<Duration> {
         let theirs = &self.theirs;
         // Another VM each time, so that there is something to change.
-        let (eip, old, new) = (
-            Rules::eip(1),
-            Rules::vm(1),
-            format!("172.30.{}.{}", number / 250 % 250, 1 + number % 250),
-        );
+        let new = format!("172.30.{}.{}", number / 250 % 250, 1 + number % 250);
+        let (map, element, rule, old, new) = if rules.eips > 0 {
+            let (eip, old) = (Rules::eip(1), Rules::vm(1).to_string());
+            ("eips", eip.to_string(), format!("-d {eip}/32"), old, new)
+        } else {
+            let (from, to) = Rules::forward(1);
+            let (eip, port) = (from.ip(), from.port());
+            let rule = format!("-d {eip}/32 -p udp -m udp --dport {port}");
+            let element = format!("{eip} . udp . {port}");
+            let new = format!("{new}:{}", to.port());
+            ("forwards", element, rule, to.to_string(), new)
+        };
         let change = format!(
-            "*nat\n-D PREROUTING -d {eip}/32 -j DNAT --to-destination {old}\n-A PREROUTING -d {eip}/32 -j DNAT --to-destination {new}\nCOMMIT\n"
+            "*nat\n-D PREROUTING {rule} -j DNAT --to-destination {old}\n-A PREROUTING {rule} -j DNAT --to-destination {new}\nCOMMIT\n"
         );
         match case {
             Case::Load => plane::load(&self.ours, &rules.yaml(None), "tc"),
             Case::Change | Case::Again => {
-                plane::load(&self.ours, &rules.yaml(Some(rules.eips / 2)), "tc")
+                let moved = (rules.eips + rules.forwards) / 2;
+                plane::load(&self.ours, &rules.yaml(Some(moved)), "tc")
             }
             Case::Addresses => self.addresses(rules),
             Case::Legacy => feed(
@@ -229,8 +258,9 @@ impl Site {
             Case::OverNftChange => feed(theirs, &["iptables-nft-restore", "-n"], &change),
             Case::Nft => feed(theirs, &["nft", "-f", "-"], &rules.nft(&theirs.wan)),
             Case::NftChange => {
+                let target = new.replace(':', " . ");
                 let change = format!(
-                    "delete element ip bench eips {{ {eip} }}\nadd element ip bench eips {{ {eip} : {new} }}\n"
+                    "delete element ip bench {map} {{ {element} }}\nadd element ip bench {map} {{ {element} : {target} }}\n"
                 );
                 feed(theirs, &["nft", "-f", "-"], &change)
             }

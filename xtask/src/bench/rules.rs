@@ -22,6 +22,9 @@ pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// The VMs' port that forwards lead to.
 pub const VM_PORT: u16 = 7;
 
+/// The VM of an entry that is another one than before.
+const MOVED: Ipv4Addr = Ipv4Addr::new(172, 31, 255, 1);
+
 /// How many translations there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -63,17 +66,18 @@ impl Rules {
         (SocketAddrV4::new(eip, port), SocketAddrV4::new(vm, VM_PORT))
     }
 
-    /// The file. The VM of EIP `moved` is another one.
+    /// The file, as control planes write it. The VM of the entry `moved`, EIPs counted first, is another one.
     pub fn yaml(&self, moved: Option<u32>) -> String {
         let mut text = format!(
-            "if_list:\n  - {{ipaddr: {UPLINK}, prefix: 24, mac: {UPLINK_MAC}, gateway: {GATEWAY}}}\n  - {{ipaddr: {INSIDE}, prefix: 12, mac: {INSIDE_MAC}}}\n"
+            "if_list:\n- ipaddr: {UPLINK}\n  prefix: 24\n  mac: {UPLINK_MAC}\n  gateway: {GATEWAY}\n- ipaddr: {INSIDE}\n  prefix: 12\n  mac: {INSIDE_MAC}\n"
         );
         if self.eips > 0 {
             text += "eip_list:\n";
         }
         for number in 0..self.eips {
-            let (eip, vm) = (Self::eip(number), Self::vm_or_other(number, moved));
-            let _ = writeln!(text, "  - {{eip: {eip}, vm-ip: {vm}}}");
+            let (eip, vm) = (Self::eip(number), Self::vm(number));
+            let vm = if moved == Some(number) { MOVED } else { vm };
+            let _ = writeln!(text, "- eip: {eip}\n  vm-ip: {vm}");
         }
         if self.forwards > 0 {
             text += "port_forward_list:\n";
@@ -81,10 +85,11 @@ impl Rules {
         for number in 0..self.forwards {
             let (eip, vm) = Self::forward(number);
             let (port, vm_port) = (eip.port(), vm.port());
-            let (eip, vm) = (eip.ip(), vm.ip());
+            let is_moved = moved == Some(self.eips + number);
+            let (eip, vm) = (eip.ip(), if is_moved { MOVED } else { *vm.ip() });
             let _ = writeln!(
                 text,
-                "  - {{eip: {eip}, protocol: udp, port: {port}, vm-port: {vm_port}, vm-ip: {vm}}}"
+                "- eip: {eip}\n  protocal: udp\n  port: {port}\n  vm-port: {vm_port}\n  vm-ip: {vm}"
             );
         }
         if let Some(sessions) = self.sessions {
@@ -95,14 +100,6 @@ impl Rules {
             );
         }
         text
-    }
-
-    fn vm_or_other(number: u32, moved: Option<u32>) -> Ipv4Addr {
-        if moved == Some(number) {
-            Ipv4Addr::new(172, 31, 255, 1)
-        } else {
-            Self::vm(number)
-        }
     }
 
     /// The same for iptables-restore: a rule each, as there is no other way.
@@ -207,7 +204,7 @@ mod tests {
         let (yaml, nft) = (rules.yaml(None), rules.nft("wan0"));
         for number in 0..70 {
             let (eip, vm) = (Rules::eip(number), Rules::vm(number));
-            assert!(yaml.contains(&format!("{{eip: {eip}, vm-ip: {vm}}}")));
+            assert!(yaml.contains(&format!("- eip: {eip}\n  vm-ip: {vm}\n")));
             assert!(
                 nft.contains(&format!("{eip} : {vm}")) && nft.contains(&format!("{vm} : {eip}"))
             );
@@ -215,8 +212,10 @@ mod tests {
         assert!(
             rules
                 .yaml(Some(1))
-                .contains("eip: 11.0.0.1, vm-ip: 172.31.255.1")
+                .contains("eip: 11.0.0.1\n  vm-ip: 172.31.255.1\n")
         );
+        let moved = rules.yaml(Some(71));
+        assert!(moved.contains("  port: 2001\n  vm-port: 7\n  vm-ip: 172.31.255.1\n"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod accepted;
 mod any_input;
 mod options;
+mod plain;
 mod refused;
 mod rendered;
 mod round_trip;

@@ -86,7 +86,7 @@ fn forwards() -> impl Strategy<Value = Vec<Forward>> {
     })
 }
 
-fn any_config() -> impl Strategy<Value = Config> {
+pub(super) fn any_config() -> impl Strategy<Value = Config> {
     let eips = btree_map(unicast(), unicast(), 0..8).prop_map(|eips| {
         eips.into_iter()
             .map(|(eip, vm)| Eip { eip, vm })
@@ -167,7 +167,7 @@ impl Style {
     }
 }
 
-fn written(config: &Config, choices: Vec<u8>) -> String {
+pub(super) fn written(config: &Config, choices: Vec<u8>) -> String {
     let mut style = Style(choices, 0);
     let mut out = style.pick(&["", "---\n", "\u{feff}", "# a file\n"]);
     // The pool is checked against the lists, wherever they stand.
