@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use vr_tests::file::File;
 use vr_tests::lab::{
     EIP1, EIP2, EIP3, INSIDE_NIC, INSIDE2_MAC, INSIDE2_NIC, Lab, LabOptions, UPLINK, UPLINK_MAC,
@@ -292,12 +293,29 @@ fn a_backend_refused_by_name_touches_nothing(backend: &str) -> Result<()> {
             "{outcome}"
         );
         same("refused", &before, &lab.router.inventory()?)?;
-        // The lock says who held it last.
-        let records = |mut files: Vec<(String, Vec<u8>)>| {
-            files.retain(|(name, _)| !name.ends_with(".lock"));
-            files
+        // The lock says who held it last, and the record what failed last, where there is one.
+        let records = |files: Vec<(String, Vec<u8>)>| -> Result<Vec<Value>> {
+            let record = |(name, text): &(String, Vec<u8>)| {
+                name.ends_with(".json")
+                    .then(|| serde_json::from_slice::<Value>(text))
+            };
+            let mut records = files
+                .iter()
+                .filter_map(record)
+                .collect::<Result<Vec<_>, _>>()?;
+            for record in &mut records {
+                record["last_failure"].take();
+            }
+            Ok(records)
         };
-        ensure!(records(files) == records(lab.run_files()?));
+        ensure!(records(files)? == records(lab.run_files()?)?);
+        if lab.status()?["loaded"] == true {
+            let failure = lab.status()?["last_failure"]["message"].clone();
+            let told = failure
+                .as_str()
+                .is_some_and(|it| it.contains("apt-get install iptables"));
+            ensure!(told, "status: {failure}");
+        }
         Ok(())
     };
     refused(&lab)?;

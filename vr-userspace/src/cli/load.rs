@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use vr_common::outcome::Hook;
 
 pub use super::situation::Situation;
-use super::situation::suspect;
+use super::situation::{OutOfReach, is_out_of_reach, suspect};
 use crate::{
     apply::{Apply, NoEbpf, prepare},
     config::{Config, Forward},
@@ -156,23 +156,28 @@ fn version(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
 pub fn note_failure(instance: &Instance, error: &anyhow::Error) {
     let note = || -> Result<()> {
         let _lock = Lock::take(&instance.lock_file(), Duration::ZERO)?;
-        let mut state = State::read(&instance.state_file())?;
-        state.last_failure = Some(Failure {
-            at: now(),
-            message: error.to_string(),
-        });
-        state.write(&instance.state_file())
+        record_failure(instance, error)
     };
     if instance.state_file().exists() {
         let _ = note();
     }
 }
 
+/// Notes a failure in the record. The lock must be held.
+fn record_failure(instance: &Instance, error: &anyhow::Error) -> Result<()> {
+    let mut state = State::read(&instance.state_file())?;
+    state.last_failure = Some(Failure {
+        at: now(),
+        message: format!("{error:#}"),
+    });
+    state.write(&instance.state_file())
+}
+
 /// Makes the machine be what the file says, all or nothing, by eBPF or by iptables. The lock must be held. `path` is the file's, for
 /// `status`.
 ///
 /// # Errors
-/// If it cannot be done; everything is as it was before then.
+/// If it cannot be done; everything is as it was before then, but for word of it in the record, where something is loaded.
 pub async fn reconcile(
     instance: &Instance,
     netlink: &Netlink,
@@ -180,7 +185,6 @@ pub async fn reconcile(
     path: &Path,
     backend: Backend,
 ) -> Result<()> {
-    const ASKED: &str = "asked for";
     let pass = Pass {
         instance,
         netlink,
@@ -188,8 +192,29 @@ pub async fn reconcile(
         path,
         backend,
     };
+    let done = attempt(&pass).await;
+    if let Err(error) = &done
+        && instance.state_file().exists()
+    {
+        // It has failed all the same if that fails.
+        let _ = record_failure(instance, error);
+    }
+    done
+}
+
+async fn attempt(pass: &Pass<'_>) -> Result<()> {
+    const ASKED: &str = "asked for";
+    let Pass {
+        instance,
+        netlink,
+        backend,
+        ..
+    } = *pass;
     if backend == Backend::Iptables {
         return pass.run(Some(ASKED)).await.map(drop);
+    }
+    if is_out_of_reach(netlink, &State::read(&instance.state_file())?).await? {
+        return Err(OutOfReach.into());
     }
     if Sysctls::read()?.reserved.is_none() {
         warning(

@@ -1,13 +1,13 @@
 //! What is known of a machine before anything on it is changed.
 
 use anyhow::{Result, bail};
-use vr_common::layout::Interface;
+use vr_common::{layout::Interface, outcome::Hook};
 
 use crate::{
     apply::prepare,
     config::Config,
     desired::{Backend, Desired, Netfilter, desired},
-    ebpf::Generation,
+    ebpf::{self, Generation},
     netfilter::{Plane, Program},
     netlink::{Machine, Netlink},
     observed::observed,
@@ -17,6 +17,39 @@ use crate::{
     state::State,
     sysctl::Sysctls,
 };
+
+/// Programs of this router run, and belong to somebody who may do more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the programs of this router run, and the kernel lets this process neither look at nor replace them (CAP_SYS_ADMIN): they stay as they are; `--backend iptables` would put rules in their place"
+)]
+pub struct OutOfReach;
+
+/// Whether programs that are on record run on an interface, and nobody may look at them from here: netlink tells everybody the number
+/// of what is attached.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn is_out_of_reach(netlink: &Netlink, state: &State) -> Result<bool> {
+    if state.generations.is_empty() || ebpf::may_look() {
+        return Ok(false);
+    }
+    let links = netlink.links().await?;
+    for generation in &state.generations {
+        let (xdp, tc) = (Hook::Xdp, Hook::TcIngress);
+        for ifindex in state.identities.keys() {
+            let Some(link) = links.get(ifindex) else {
+                continue;
+            };
+            if link.xdp == Some(generation.program_id(xdp))
+                || ebpf::runs_tc(netlink, generation.program_id(tc), *ifindex, tc).await?
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
 
 /// Everything that is known before anything is changed.
 pub struct Situation {

@@ -11,6 +11,7 @@ use vr_common::{
     tally::Tally,
 };
 
+use super::situation::is_out_of_reach;
 use crate::{
     ebpf::Generation,
     instance::Instance,
@@ -34,6 +35,8 @@ struct Status {
     generation: Option<u32>,
     build: Option<String>,
     interfaces: Vec<InterfaceStatus>,
+    /// Whether programs run that this process may not look at: what is in their tables is missing here.
+    out_of_reach: bool,
     eips: usize,
     /// Whether somebody has changed the iptables rules.
     strange_rules: bool,
@@ -107,7 +110,8 @@ pub async fn run(instance: &Instance, json: bool) -> Result<()> {
 
 async fn read(instance: &Instance) -> Result<Status> {
     let state = State::read(&instance.state_file())?;
-    let machine = Netlink::open()?.read().await?;
+    let netlink = Netlink::open()?;
+    let machine = netlink.read().await?;
     let generation = state.generation();
     let plane = Plane::read(&state.netfilter)?;
     let sysctls = Sysctls::read()?;
@@ -183,6 +187,7 @@ async fn read(instance: &Instance) -> Result<Status> {
         generation: generation.map(|generation| generation.number),
         build: generation.map(|generation| generation.build.clone()),
         interfaces,
+        out_of_reach: is_out_of_reach(&netlink, &state).await?,
         eips,
         strange_rules: picture.strange_rules,
         forwards: state.forwards,
@@ -258,6 +263,9 @@ fn print(status: &Status) {
             status.config.as_deref().unwrap_or("?"),
             status.sessions.capacity
         );
+    }
+    if status.out_of_reach {
+        println!("its programs run; what they do is shown to root only (CAP_SYS_ADMIN)");
     }
     if !status.interfaces.is_empty() {
         let mut table = Table::new();
