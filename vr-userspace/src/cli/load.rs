@@ -8,7 +8,7 @@ use vr_common::outcome::Hook;
 pub use super::situation::Situation;
 use super::situation::{OutOfReach, is_out_of_reach, suspect};
 use crate::{
-    apply::{Apply, NoEbpf, prepare},
+    apply::{Apply, NoEbpf, is_suspect, prepare},
     config::{Config, Forward},
     desired::{Backend, Port},
     diff::diff,
@@ -268,9 +268,9 @@ impl Pass<'_> {
             backend,
         } = *self;
         let mut situation = Situation::read(netlink, State::read(&instance.state_file())?).await?;
+        situation.suspect_hooks();
         let netfilter = match iptables {
             Some(why) => {
-                situation.suspect_hooks();
                 let shifts = (!config.forwards.iter().any(is_shifted)).then_some(true);
                 Some(situation.netfilter(why, shifts)?)
             }
@@ -317,6 +317,7 @@ impl Pass<'_> {
         let apply = Apply {
             netlink,
             machine: &situation.machine,
+            current: situation.generation.as_ref(),
             others_ports,
             flows_to_end: before.flows_to_end || rules_went,
             xdp_or_fail: backend == Backend::Xdp,
@@ -419,9 +420,12 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
     now.interfaces.retain(|ifindex, _| {
         !before.interfaces.contains_key(ifindex) || reached.interfaces.contains_key(ifindex)
     });
+    // What may have been there before, and may still be, stays.
+    before.interfaces.retain(|_, before| !is_suspect(before));
     let prepared = prepare(generation, &state.generations, &now, &before)?;
     let apply = Apply {
         machine: &machine,
+        current: generation,
         xdp_or_fail: false,
         plane: &plane,
         former: &state.netfilter,

@@ -95,10 +95,10 @@ impl Situation {
         self.generation.is_some()
     }
 
-    /// Counts interfaces that may run programs of ours, though nobody may look: to a process that is refused BPF, hooks and all can
-    /// still be taken away.
+    /// Counts interfaces that may run programs of ours, though no table tells of them: because nobody may look (to a process that is
+    /// refused BPF, hooks and all can still be taken away), or because a load was killed while they were blind.
     pub fn suspect_hooks(&mut self) {
-        if self.generation.is_none() && !self.state.generations.is_empty() {
+        if self.observed.interfaces.is_empty() && !self.state.generations.is_empty() {
             suspect(&mut self.observed, &self.state);
         }
     }
