@@ -1,7 +1,10 @@
-//! The packages, in clean roots made for them: installed, upgraded under traffic, removed. No systemd runs there.
+//! The packages, in clean roots made for them: installed, upgraded under traffic, removed; and booted, with systemd and udev.
 
+mod arm64;
+mod boot;
 mod life;
 mod service;
+mod udev;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -74,13 +77,17 @@ struct Machine {
 
 impl Machine {
     fn new(kind: Kind) -> Result<Machine> {
+        Machine::with(kind, LabOptions::default())
+    }
+
+    fn with(kind: Kind, options: LabOptions) -> Result<Machine> {
         let tar = xtask(&["clean-root"])?;
         let directory = tempfile::tempdir()?;
         let mut unpack = Command::new("tar");
         unpack.args(["-xf", &tar, "-C"]).arg(directory.path());
         program::run(unpack, LONG)?.ok()?;
         // Its own private run directory is within the root.
-        let lab = Lab::with(LabOptions::default())?;
+        let lab = Lab::with(options)?;
         Ok(Machine {
             lab,
             directory,
