@@ -11,6 +11,9 @@
 //! Only [`apply`] writes. All before it is free of side effects, and all but the readers is pure.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+#[macro_use]
+mod say;
+
 pub mod apply;
 pub mod bulk;
 pub mod cli;

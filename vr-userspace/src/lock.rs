@@ -54,7 +54,7 @@ impl Lock {
                 .into());
             }
             if !told {
-                eprintln!("waiting for {holder}, which is at work on this router");
+                tell!("waiting for {holder}, which is at work on this router");
                 told = true;
             }
             std::thread::sleep(POLL.min(patience));

@@ -1,7 +1,9 @@
 //! Load, load again, unload: what is there, what changes, what is left.
 
+use std::fs;
 use std::net::SocketAddrV4;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -322,6 +324,40 @@ fn a_backend_refused_by_name_touches_nothing(backend: &str) -> Result<()> {
     lab.loads(&File::small(), backend)?;
     refused(&lab)?;
     expect_working(&lab)
+}
+
+/// What it says may be lost, and what it does is done all the same, with the same exit code.
+#[test]
+fn nobody_has_to_read_what_it_says() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    // One that it warns of.
+    let file = File::full().eip([10, 90, 2, 77].into(), [172, 16, 0, 1].into());
+    let call = |file: &File, code: i32, full: bool| -> Result<()> {
+        let path = lab.write_config(&file.to_string())?;
+        let mut command = lab.vr_command()?;
+        command
+            .args(["load", "--backend", "tc", "--config"])
+            .arg(path);
+        let nobody = || -> Result<Stdio> {
+            Ok(if full {
+                fs::File::options().write(true).open("/dev/full")?.into()
+            } else {
+                std::io::pipe()?.1.into()
+            })
+        };
+        command.stdout(nobody()?).stderr(nobody()?);
+        let status = command.status()?;
+        ensure!(status.code() == Some(code), "{status}, not {code}");
+        Ok(())
+    };
+    for full in [true, false] {
+        call(&file, 0, full)?;
+        expect_eip(&lab, EIP1, "vm1", VM1)?;
+        call(&file.clone().eip(EIP1, VM2), 2, full)?;
+        lab.unloads()?;
+    }
+    Ok(())
 }
 
 #[test]

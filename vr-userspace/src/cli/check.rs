@@ -6,7 +6,7 @@ use anyhow::Result;
 
 pub fn run(config: &Path) -> Result<()> {
     let checked = super::read(config)?;
-    println!(
+    say!(
         "{}: valid: {} interfaces, {} EIPs, {} port forwards",
         config.display(),
         checked.interfaces.len(),

@@ -40,7 +40,7 @@ pub async fn run(instance: &Instance, arguments: &Arguments) -> Result<ExitCode>
         .filter(|finding| !arguments.quiet || finding.severity >= Severity::Warning)
         .collect();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        say!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print(&findings, &examined.findings);
     }
@@ -64,15 +64,15 @@ fn print(shown: &[&Finding], all: &[Finding]) {
     for finding in shown {
         if finding.group != group {
             group = finding.group;
-            println!("{group}");
+            say!("{group}");
         }
         let subject = match &finding.subject {
             Some(subject) => format!("{subject}: "),
             None => String::new(),
         };
-        println!("  {:<8} {subject}{}", finding.severity.word(), finding.what);
+        say!("  {:<8} {subject}{}", finding.severity.word(), finding.what);
         if let Some(remedy) = &finding.remedy {
-            println!("  {:<8}   {remedy}", "");
+            say!("  {:<8}   {remedy}", "");
         }
     }
     let count = |severity| {
@@ -83,5 +83,5 @@ fn print(shown: &[&Finding], all: &[Finding]) {
         let plural = if count == 1 { "" } else { "s" };
         format!("{count} {}{plural}", severity.word())
     };
-    println!("{}, {}", count(Severity::Problem), count(Severity::Warning));
+    say!("{}, {}", count(Severity::Problem), count(Severity::Warning));
 }

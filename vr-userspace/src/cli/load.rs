@@ -498,12 +498,12 @@ fn report(state: &State, links: &BTreeMap<u32, Link>, config: &Config) {
             (None, Some(_)) => "xdp".to_owned(),
             (None, None) => "tc".to_owned(),
         };
-        println!("{}: {backend} ({why})", link.name);
+        say!("{}: {backend} ({why})", link.name);
     }
     for pending in &state.pending {
-        println!("pending: {pending}");
+        say!("pending: {pending}");
     }
-    println!(
+    say!(
         "loaded: {} interfaces, {} EIPs, {} forwards",
         state.chosen.len(),
         config.eips.len(),

@@ -139,10 +139,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                eprintln!("{rejected}");
+                tell!("{rejected}");
                 return ExitCode::from(2);
             }
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             let held = error.is::<Busy>() || error.is::<AlreadyRuns>();
             ExitCode::from(if held { 3 } else { 1 })
         }
@@ -194,7 +194,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn read(config: &std::path::Path) -> Result<crate::config::Config> {
     let accepted = crate::config::read(config)?;
     for warning in &accepted.warnings {
-        eprintln!("{warning}");
+        tell!("{warning}");
     }
     Ok(accepted.config)
 }

@@ -31,7 +31,7 @@ pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> 
         (Backend::Iptables, _) => Some(String::new()),
         (_, Some(error)) => {
             let error = error.downcast::<NoEbpf>()?;
-            eprintln!("warning: {error}; iptables would do the work");
+            tell!("warning: {error}; iptables would do the work");
             Some(error.to_string())
         }
         _ => None,
@@ -44,17 +44,17 @@ pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> 
         .transpose()?;
     let desired = situation.desired(&config, backend, netfilter.as_ref())?;
     for warning in &desired.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let changes = diff(&situation.observed, &desired.picture);
     for line in changes.lines(|ifindex| situation.name(ifindex)) {
-        println!("{line}");
+        say!("{line}");
     }
     for pending in &desired.pending {
-        println!("~ pending: {pending}");
+        say!("~ pending: {pending}");
     }
     if changes.is_empty() {
-        println!("nothing to change");
+        say!("nothing to change");
     }
     Ok(())
 }

@@ -119,9 +119,9 @@ pub fn run(instance: &Instance, arguments: &Arguments) -> Result<()> {
         return Ok(());
     };
     if more > 0 {
-        eprintln!("and {more} more: --limit shows them, a filter such as --host picks some");
+        tell!("and {more} more: --limit shows them, a filter such as --host picks some");
     } else if shown == 0 {
-        eprintln!("no sessions");
+        tell!("no sessions");
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ const BUSIEST: usize = 20;
 pub async fn run(instance: &Instance, json: bool) -> Result<()> {
     let status = read(instance).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        say!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status);
     }
@@ -226,7 +226,7 @@ fn last_failure(state: &State, service: Option<&Record>) -> Option<Failure> {
 }
 
 fn print_service(service: &Record) {
-    println!(
+    say!(
         "service: process {}, running for {}; {} {}",
         service.pid,
         ago(service.since),
@@ -234,7 +234,7 @@ fn print_service(service: &Record) {
         service.file.words()
     );
     if let Some(why) = &service.stands_back {
-        println!(
+        say!(
             "service: {why}; it stands back until that file changes or is loaded again (`vr-userspace load`)"
         );
     }
@@ -253,9 +253,9 @@ fn ago(at: u64) -> String {
 
 fn print(status: &Status) {
     if !status.loaded {
-        println!("nothing is loaded (router {})", status.instance);
+        say!("nothing is loaded (router {})", status.instance);
     } else {
-        println!(
+        say!(
             "router {}: {} EIPs and {} forwards from {}; room for {} sessions",
             status.instance,
             status.eips,
@@ -265,7 +265,7 @@ fn print(status: &Status) {
         );
     }
     if status.out_of_reach {
-        println!("its programs run; what they do is shown to root only (CAP_SYS_ADMIN)");
+        say!("its programs run; what they do is shown to root only (CAP_SYS_ADMIN)");
     }
     if !status.interfaces.is_empty() {
         let mut table = Table::new();
@@ -288,10 +288,10 @@ fn print(status: &Status) {
                 interface.why.as_deref().unwrap_or(""),
             ]);
         }
-        println!("{table}");
+        say!("{table}");
     }
     if status.strange_rules {
-        println!(
+        say!(
             "somebody has changed the router's iptables rules: run load again, which puts them back"
         );
     }
@@ -299,10 +299,10 @@ fn print(status: &Status) {
         print_service(service);
     }
     for pending in &status.pending {
-        println!("pending: {pending}");
+        say!("pending: {pending}");
     }
     if let Some(failure) = &status.last_failure {
-        println!("last failure: {}", failure.message);
+        say!("last failure: {}", failure.message);
     }
     let rows = status.counters.iter().flat_map(|(hook, outcomes)| {
         outcomes
@@ -327,7 +327,7 @@ fn print(status: &Status) {
         any = true;
     }
     if any {
-        println!("{table}");
+        say!("{table}");
     }
     print_rules(&status.rules);
 }
@@ -363,8 +363,8 @@ fn print_rules(rules: &[RuleStatus]) {
                 .chain(counts.map(|count| count.to_string())),
         );
     }
-    println!("{table}");
+    say!("{table}");
     if let Some(more) = busiest.len().checked_sub(BUSIEST).filter(|more| *more > 0) {
-        println!("and {more} rules with fewer packets: see status --json");
+        say!("and {more} rules with fewer packets: see status --json");
     }
 }

@@ -99,7 +99,7 @@ impl log::Log for Printer {
     }
     fn log(&self, record: &log::Record<'_>) {
         let report = record.args().to_string();
-        println!("{}", self.line(&report).unwrap_or(report));
+        say!("{}", self.line(&report).unwrap_or(report));
     }
     fn flush(&self) {}
 }

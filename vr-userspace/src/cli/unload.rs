@@ -33,9 +33,9 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     State::remove(&instance.state_file())?;
     let service = sweep(instance)?;
     lock.remove();
-    println!("unloaded");
+    say!("unloaded");
     if let Some(service) = service {
-        eprintln!(
+        tell!(
             "note: {service} runs as this router's service; it stands back until the file changes or it is told to reload"
         );
     }
