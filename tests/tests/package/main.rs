@@ -22,6 +22,19 @@ use vr_tests::vr;
 
 /// Building for the package, and fetching a clean root, the first time.
 const LONG: Duration = Duration::from_secs(1500);
+/// rpm, for a root that is not its own.
+const RPM: &str = "rpm --root $ROOT --dbpath /var/lib/rpm";
+const SHELL: &str = "\
+Name: shell
+Version: 1
+Release: 1
+Summary: a shell
+License: none
+BuildArch: noarch
+Provides: /bin/sh
+%description
+%files
+";
 /// A version after every other.
 const NEXT: &str = "9999.0.0";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +101,34 @@ impl Machine {
         program::run(unpack, LONG)?.ok()?;
         // Its own private run directory is within the root.
         let lab = Lab::with(options)?;
-        Ok(Machine {
+        let machine = Machine {
             lab,
             directory,
             kind,
-        })
+        };
+        if kind == Kind::Rpm {
+            machine.install_shell()?;
+        }
+        Ok(machine)
+    }
+
+    /// What brings /bin/sh is no rpm there: one says that it does, and is all that a package may ask for.
+    fn install_shell(&self) -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let top = directory.path();
+        let spec = top.join("shell.spec");
+        fs::write(&spec, SHELL)?;
+        let mut build = Command::new("rpmbuild");
+        build
+            .arg("--define")
+            .arg(format!("_topdir {}", top.display()))
+            .args(["-bb", "--quiet"])
+            .arg(spec);
+        program::run(build, vr::LIMIT)?.ok()?;
+        let package = top.join("RPMS/noarch/shell-1-1.noarch.rpm");
+        self.run(&format!("{RPM} -U {}", package.display()))?
+            .ok()
+            .map(drop)
     }
 
     fn root(&self) -> &Path {
@@ -124,8 +160,7 @@ impl Machine {
                 fs::copy(deb, self.root().join("tmp/package.deb"))?;
                 "chroot $ROOT dpkg -i /tmp/package.deb; rm $ROOT/tmp/package.deb".to_owned()
             }
-            // What brings /bin/sh is no rpm there.
-            Kind::Rpm => format!("{} -U {}", self.rpm(), rpm.display()),
+            Kind::Rpm => format!("{RPM} -U {}", rpm.display()),
         };
         self.run(&script)?.ok().map(drop)
     }
@@ -133,20 +168,14 @@ impl Machine {
     fn remove(&self) -> Result<Outcome> {
         match self.kind {
             Kind::Deb => self.inside("dpkg -r kylin-vr"),
-            Kind::Rpm => self.run(&format!("{} -e kylin-vr", self.rpm())),
+            Kind::Rpm => self.run(&format!("{RPM} -e kylin-vr")),
         }
-    }
-
-    fn rpm(&self) -> &'static str {
-        "rpm --root $ROOT --dbpath /var/lib/rpm --nodeps"
     }
 
     fn version(&self) -> Result<String> {
         let asked = match self.kind {
             Kind::Deb => self.inside("dpkg-query -W -f '${Version}' kylin-vr"),
-            Kind::Rpm => {
-                self.run("rpm --root $ROOT --dbpath /var/lib/rpm -q --qf '%{version}' kylin-vr")
-            }
+            Kind::Rpm => self.run(&format!("{RPM} -q --qf '%{{version}}' kylin-vr")),
         };
         asked?.ok()
     }

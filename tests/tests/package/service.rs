@@ -121,6 +121,23 @@ fn the_unit_works_where_it_falls_back_to_iptables() -> Result<()> {
     ] {
         ensure!(said.contains(word), "{word}: {said}");
     }
+    // Everybody may ask, and nobody but root may keep it waiting.
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let as_nobody = |words: &[&str]| boot.inside(&[&nobody[..], words].concat());
+    let status = as_nobody(&["vr-userspace", "status"])?.ok()?;
+    for word in ["3 EIPs", "iptables (nft)", "service: process"] {
+        ensure!(status.contains(word), "{word}: {status}");
+    }
+    for lock in ["default.lock", "default.service.lock"] {
+        let path = format!("/run/kylin-vr/{lock}");
+        let locked = as_nobody(&["flock", "--shared", "--nonblock", &path, "true"])?;
+        ensure!(locked.stderr.contains("Permission denied"), "{locked}");
+    }
     // It looks after its rules,
     boot.inside(&["iptables-nft", "-t", "nat", "-F", "KYLIN-VR-TO"])?
         .ok()?;
