@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,8 +48,10 @@ fn repository() -> PathBuf {
     own.parent().unwrap_or(own).to_path_buf()
 }
 
-/// Runs a task of the repository; its last line.
+/// Runs a task of the repository; its last line. One at a time: they share folders under `target/`.
 fn xtask(words: &[&str]) -> Result<String> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(repository()).arg("xtask").args(words);
