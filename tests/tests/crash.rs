@@ -78,10 +78,15 @@ fn calls(lab: &Lab, prepare: &[String], words: &[String]) -> Result<u64> {
     Ok(fewest)
 }
 
-/// The moments to kill at: spread over a command's system calls, but for the first hundred, in which it only starts.
+/// The moments to kill at: half of them spread over a command's system calls, but for the first hundred, in which it only starts; half
+/// over the last fifth, in which it changes most.
 fn moments(calls: u64) -> impl Iterator<Item = u64> {
+    const HALF: u64 = MOMENTS / 2;
     let first = calls.min(100);
-    (0..MOMENTS).map(move |moment| first + (calls - first) * moment / MOMENTS)
+    let late = first + (calls - first) * 4 / 5;
+    let spread =
+        move |from: u64| (0..HALF).map(move |moment| from + (calls - from) * moment / HALF);
+    spread(first).chain(spread(late))
 }
 
 fn inventory(lab: &Lab) -> Result<Vec<String>> {
@@ -183,7 +188,9 @@ fn kill_reloads_of(lab: &Lab, one: &[String], two: &[String], without_loss: bool
         };
         kill(lab, words, moment)?;
         let after = format!("killed at call {moment} of {words:?}");
-        ping(&lab.client1, EIP1).with_context(|| after.clone())?;
+        for (host, to) in [(&lab.client1, EIP1), (&lab.vm1, CLIENT1)] {
+            ping(host, to).with_context(|| after.clone())?;
+        }
         // Some go on to where they were about to go, some turn back.
         let (words, clean) = match number % 4 {
             0 | 1 => (words, clean),

@@ -38,6 +38,8 @@ pub struct Apply<'a> {
     pub netlink: &'a Netlink,
     /// The machine as it was read last.
     pub machine: &'a Machine,
+    /// The generation that was read last.
+    pub current: Option<&'a Generation>,
     /// The ports that others have reserved.
     pub others_ports: &'a Ports,
     /// Whether flows of rules that are gone may be left from before.
@@ -112,16 +114,36 @@ pub fn prepare(
         }));
     }
     let changes = diff(from, to);
-    let interfaces = to
-        .interfaces
-        .values()
-        .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
-        .collect();
+    let interfaces = if is_blind(from) {
+        BTreeMap::new()
+    } else {
+        to.interfaces
+            .values()
+            .map(|interface| (interface.ifindex, cautious(*interface, &changes)))
+            .collect()
+    };
     let (generation, programs) = Generation::make(all, to, &interfaces).map_err(NoEbpf)?;
     Ok(Some(Prepared {
         generation,
         hold: Hold::New(programs),
     }))
+}
+
+/// Whether programs that are attached, if any are, know of no interface yet, and so leave every packet as it is. All are told in one
+/// step once they are in place everywhere: what one interface has translated and the other has not, the rules of iptables, which do
+/// the work until then, cannot place.
+fn is_blind(picture: &Picture) -> bool {
+    picture.interfaces.values().all(is_suspect)
+}
+
+/// Whether it is an interface that no table tells of, and that may run programs of ours all the same.
+pub fn is_suspect(interface: &Interface) -> bool {
+    let ifindex = interface.ifindex;
+    *interface
+        == Interface {
+            ifindex,
+            ..Interface::EMPTY
+        }
 }
 
 fn sum<K: Ord, V>(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> usize {
@@ -151,7 +173,13 @@ impl Apply<'_> {
             if changes.netfilter.is_some() {
                 applied.fingerprint = self.plane.write(Some(rules))?;
             }
-            // TC egress would take an EIP, which rules have just made of a VM, for a host without one.
+            if let Some(generation) = self.current
+                && !is_blind(from)
+            {
+                generation
+                    .write_interfaces(changes.remove_interfaces.iter().map(|it| (*it, None)))?;
+            }
+            // Where that cannot be written, TC egress would take an EIP, which rules have just made of a VM, for a host without one.
             for ifindex in &changes.remove_interfaces {
                 if let Some(link) = self.machine.links.get(ifindex) {
                     ebpf::detach_tc(link, Hook::TcEgress);
@@ -165,10 +193,14 @@ impl Apply<'_> {
         }
         if let Some(Prepared { generation, hold }) = &prepared {
             clear_new_rules(generation, from, &changes)?;
+            let blind = is_blind(from);
             if let Hold::Kept(_) = hold {
-                write_tables(generation, &changes)?;
+                write_tables(generation, &changes, !blind)?;
             }
             self.attach(generation, to, &changes, &mut applied).await?;
+            let told = |ifindex: &u32| blind || changes.add_xdp.contains(ifindex);
+            let all = to.interfaces.iter().filter(|(ifindex, _)| told(ifindex));
+            generation.write_interfaces(all.map(|(ifindex, it)| (*ifindex, Some(*it))))?;
             if changes.netfilter.is_some() {
                 self.plane.write(None)?;
             }
@@ -186,7 +218,7 @@ impl Apply<'_> {
                     .keys()
                     .any(|other| Interface::slot(*other) == Interface::slot(*ifindex))
             {
-                generation.write_interface(*ifindex, None)?;
+                generation.write_interfaces([(*ifindex, None)])?;
             }
         }
         for ifindex in &changes.remove_clsact {
@@ -268,9 +300,6 @@ impl Apply<'_> {
                 }
                 Err(AttachError::Failed(error)) => return Err(NoEbpf(error).into()),
             }
-        }
-        for ifindex in &changes.add_xdp {
-            generation.write_interface(*ifindex, to.interfaces.get(ifindex).copied())?;
         }
         for ifindex in &changes.remove_xdp {
             if let Some(link) = self.machine.links.get(ifindex) {
@@ -389,8 +418,9 @@ fn tune(changes: &Diff) -> Result<Vec<String>> {
 }
 
 /// Fills the tables of a running generation. The trie has new prefixes before it loses old ones, so that a port leads to
-/// its old or its new target at any moment; both while addresses say that some of their ports are forwarded.
-fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
+/// its old or its new target at any moment; both while addresses say that some of their ports are forwarded. Interfaces are told of only
+/// `with_interfaces`.
+fn write_tables(generation: &Generation, changes: &Diff, with_interfaces: bool) -> Result<()> {
     if let Some(settings) = &changes.settings {
         generation.write_settings(settings)?;
     }
@@ -399,10 +429,8 @@ fn write_tables(generation: &Generation, changes: &Diff) -> Result<()> {
     let gone = changes.remove_entries.iter().map(|entry| entry.address);
     generation.remove_addresses(gone)?;
     generation.remove_forwards(changes.remove_forwards.iter().map(|(prefix, _)| prefix))?;
-    for interface in &changes.set_interfaces {
-        generation.write_interface(interface.ifindex, Some(cautious(*interface, changes)))?;
-    }
-    Ok(())
+    let set = changes.set_interfaces.iter().filter(|_| with_interfaces);
+    generation.write_interfaces(set.map(|it| (it.ifindex, Some(cautious(*it, changes)))))
 }
 
 /// A rule that begins is counted from 0, whoever had its number before.

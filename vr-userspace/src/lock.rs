@@ -118,7 +118,7 @@ fn open(path: &Path) -> Result<File> {
     loop {
         trust::make_run_dir(dir)
             .with_context(|| format!("cannot make {}: root is needed", dir.display()))?;
-        match trust::run_file(path, OFlag::O_RDWR | OFlag::O_CREAT) {
+        match trust::lock_file(path) {
             // The last router's `remove` took the directory away in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => {
@@ -269,6 +269,22 @@ mod tests {
         assert!(Lock::take(&path, Duration::ZERO).unwrap_err().is::<Busy>());
         second.remove();
         assert!(!dir.path().join("run").exists());
+    }
+
+    #[test]
+    fn nobody_but_its_owner_can_keep_others_waiting() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        // As versions before had it.
+        for before in [None, Some(0o644)] {
+            if let Some(mode) = before {
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            drop(Lock::take(&path, Duration::ZERO).unwrap());
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
     }
 
     #[test]

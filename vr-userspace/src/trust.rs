@@ -11,7 +11,10 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+        },
     },
     path::{Component, Path, PathBuf},
 };
@@ -56,16 +59,31 @@ pub fn run_dir(dir: &Path) -> io::Result<OwnedFd> {
     Ok(opened)
 }
 
-/// Opens a run file, never through a link.
+/// Opens a run file, never through a link. Everybody may read what is made.
 ///
 /// # Errors
 /// Those of [`run_dir`]; what the kernel says.
 pub fn run_file(path: &Path, flags: OFlag) -> io::Result<File> {
+    open_run_file(path, flags, 0o644)
+}
+
+/// Opens a lock, or makes it: root's only, since who may read a file may lock it, and keep all others waiting.
+///
+/// # Errors
+/// As [`run_file`].
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    const MODE: u32 = 0o600;
+    let file = open_run_file(path, OFlag::O_RDWR | OFlag::O_CREAT, MODE)?;
+    // Or an older version has made it.
+    file.set_permissions(fs::Permissions::from_mode(MODE))?;
+    Ok(file)
+}
+
+fn open_run_file(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
     let dir = run_dir(path.parent().unwrap_or(Path::new("/")))?;
     let name = path.file_name().unwrap_or_default();
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mode = Mode::from_bits_truncate(0o644);
-    Ok(openat(&dir, name, flags, mode)?.into())
+    Ok(openat(&dir, name, flags, Mode::from_bits_truncate(mode))?.into())
 }
 
 /// Writes a run file, whole or not at all.

@@ -1,9 +1,12 @@
 //! Load, load again, unload: what is there, what changes, what is left.
 
+use std::fs;
 use std::net::SocketAddrV4;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use vr_tests::file::File;
 use vr_tests::lab::{
     EIP1, EIP2, EIP3, INSIDE_NIC, INSIDE2_MAC, INSIDE2_NIC, Lab, LabOptions, UPLINK, UPLINK_MAC,
@@ -292,18 +295,69 @@ fn a_backend_refused_by_name_touches_nothing(backend: &str) -> Result<()> {
             "{outcome}"
         );
         same("refused", &before, &lab.router.inventory()?)?;
-        // The lock says who held it last.
-        let records = |mut files: Vec<(String, Vec<u8>)>| {
-            files.retain(|(name, _)| !name.ends_with(".lock"));
-            files
+        // The lock says who held it last, and the record what failed last, where there is one.
+        let records = |files: Vec<(String, Vec<u8>)>| -> Result<Vec<Value>> {
+            let record = |(name, text): &(String, Vec<u8>)| {
+                name.ends_with(".json")
+                    .then(|| serde_json::from_slice::<Value>(text))
+            };
+            let mut records = files
+                .iter()
+                .filter_map(record)
+                .collect::<Result<Vec<_>, _>>()?;
+            for record in &mut records {
+                record["last_failure"].take();
+            }
+            Ok(records)
         };
-        ensure!(records(files) == records(lab.run_files()?));
+        ensure!(records(files)? == records(lab.run_files()?)?);
+        if lab.status()?["loaded"] == true {
+            let failure = lab.status()?["last_failure"]["message"].clone();
+            let told = failure
+                .as_str()
+                .is_some_and(|it| it.contains("apt-get install iptables"));
+            ensure!(told, "status: {failure}");
+        }
         Ok(())
     };
     refused(&lab)?;
     lab.loads(&File::small(), backend)?;
     refused(&lab)?;
     expect_working(&lab)
+}
+
+/// What it says may be lost, and what it does is done all the same, with the same exit code.
+#[test]
+fn nobody_has_to_read_what_it_says() -> Result<()> {
+    require_root!();
+    let lab = Lab::new()?;
+    // One that it warns of.
+    let file = File::full().eip([10, 90, 2, 77].into(), [172, 16, 0, 1].into());
+    let call = |file: &File, code: i32, full: bool| -> Result<()> {
+        let path = lab.write_config(&file.to_string())?;
+        let mut command = lab.vr_command()?;
+        command
+            .args(["load", "--backend", "tc", "--config"])
+            .arg(path);
+        let nobody = || -> Result<Stdio> {
+            Ok(if full {
+                fs::File::options().write(true).open("/dev/full")?.into()
+            } else {
+                std::io::pipe()?.1.into()
+            })
+        };
+        command.stdout(nobody()?).stderr(nobody()?);
+        let status = command.status()?;
+        ensure!(status.code() == Some(code), "{status}, not {code}");
+        Ok(())
+    };
+    for full in [true, false] {
+        call(&file, 0, full)?;
+        expect_eip(&lab, EIP1, "vm1", VM1)?;
+        call(&file.clone().eip(EIP1, VM2), 2, full)?;
+        lab.unloads()?;
+    }
+    Ok(())
 }
 
 #[test]

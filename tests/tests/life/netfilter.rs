@@ -246,7 +246,7 @@ fn where_ebpf_is_refused_auto_takes_iptables_and_goes_back() -> Result<()> {
     let before = lab.router.inventory()?;
     let path = lab.write_config(&file().to_string())?;
     let path = path.to_string_lossy();
-    let refused = |backend| {
+    let refused = |backend: &str| {
         let words = ["load", "--config", &path, "--backend", backend];
         lab.vr_without_bpf(&words)
     };
@@ -257,10 +257,12 @@ fn where_ebpf_is_refused_auto_takes_iptables_and_goes_back() -> Result<()> {
         ensure!(outcome.stderr.contains("not permitted"), "{outcome}");
         same("refused", &before, &lab.router.inventory()?)?;
     }
-    // First where nothing was loaded, then where programs run that it may not even look at.
+    // First where nothing was loaded, then where programs did run.
     for first in ["", "tc", "xdp"] {
         if !first.is_empty() {
             lab.loads(&file(), first)?;
+            stay(&lab, &refused)?;
+            unload_to(&lab, &before)?;
         }
         let outcome = refused("auto")?;
         ensure!(outcome.code() == Some(0), "{outcome}");
@@ -277,11 +279,7 @@ fn where_ebpf_is_refused_auto_takes_iptables_and_goes_back() -> Result<()> {
                 "{interface:#}"
             );
         }
-        let hooks = |line: &&String| {
-            line.contains("clsact") || line.contains(" xdp ") || line.starts_with("filter")
-        };
-        let inventory = lab.router.inventory()?;
-        ensure!(!inventory.iter().any(|line| hooks(&line)), "{inventory:#?}");
+        runs_no_program(&lab)?;
         expect_working(&lab)?;
         forwarded(&lab)?;
         // And back, when it may again.
@@ -296,6 +294,52 @@ fn where_ebpf_is_refused_auto_takes_iptables_and_goes_back() -> Result<()> {
         unload_to(&lab, &before)?;
     }
     Ok(())
+}
+
+fn runs_no_program(lab: &Lab) -> Result<()> {
+    let hooks = |line: &&String| {
+        line.contains("clsact") || line.contains(" xdp ") || line.starts_with("filter")
+    };
+    let inventory = lab.router.inventory()?;
+    ensure!(!inventory.iter().any(|line| hooks(&line)), "{inventory:#?}");
+    Ok(())
+}
+
+/// Programs that run are not taken away by who may not look at them, unless iptables is asked for by name.
+fn stay(lab: &Lab, refused: &impl Fn(&str) -> Result<program::Outcome>) -> Result<()> {
+    let loaded = lab.router.inventory()?;
+    for backend in ["auto", "tc", "xdp"] {
+        // Also where there is nothing to run them on any more.
+        for file in [file(), File::default()] {
+            lab.write_config(&file.to_string())?;
+            let outcome = refused(backend)?;
+            ensure!(
+                outcome.code() == Some(1) && outcome.stderr.contains("CAP_SYS_ADMIN"),
+                "{outcome}"
+            );
+            same(backend, &loaded, &lab.router.inventory()?)?;
+            let failure = lab.status()?["last_failure"]["message"].clone();
+            let told = failure
+                .as_str()
+                .is_some_and(|it| it.contains("CAP_SYS_ADMIN"));
+            ensure!(told, "status: {failure}");
+        }
+    }
+    lab.write_config(&file().to_string())?;
+    let path = lab.config_path();
+    let plan = lab.vr_without_bpf(&["plan", "--config", &path.to_string_lossy()])?;
+    ensure!(plan.code() == Some(1), "{plan}");
+    let status = lab.vr_without_bpf(&["status", "--json"])?.ok()?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    ensure!(
+        status["out_of_reach"] == true && lab.status()?["out_of_reach"] == false,
+        "{status:#}"
+    );
+    expect_working(lab)?;
+    let outcome = refused("iptables")?;
+    ensure!(outcome.code() == Some(0), "{outcome}");
+    runs_no_program(lab)?;
+    expect_working(lab)
 }
 
 #[test]

@@ -17,7 +17,7 @@ use vr_tests::require_root;
 use vr_tests::socket::{TcpClient, TcpEcho, UdpEcho};
 use vr_tests::vr;
 
-use super::{CONFIGURATION, EXAMPLE, Kind, Machine, NEXT, packages};
+use super::{CONFIGURATION, EXAMPLE, Kind, Machine, NEXT, RPM, packages};
 
 #[test]
 fn a_deb_is_installed_upgraded_under_traffic_and_removed() -> Result<()> {
@@ -38,6 +38,11 @@ fn life(kind: Kind) -> Result<()> {
     let before = machine.files()?;
     machine.install(&now)?;
     installed(&machine)?;
+    if kind == Kind::Rpm {
+        // Owners, modes and contents are what the package says.
+        let verified = machine.run(&format!("{RPM} -V kylin-vr"))?.ok()?;
+        ensure!(verified.is_empty(), "{verified}");
+    }
 
     let file = File::two_subnets().eip(EIP1, VM1);
     machine.write(CONFIGURATION, &file.to_string())?;

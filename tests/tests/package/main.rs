@@ -1,13 +1,16 @@
-//! The packages, in clean roots made for them: installed, upgraded under traffic, removed. No systemd runs there.
+//! The packages, in clean roots made for them: installed, upgraded under traffic, removed; and booted, with systemd and udev.
 
+mod arm64;
+mod boot;
 mod life;
 mod service;
+mod udev;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +22,19 @@ use vr_tests::vr;
 
 /// Building for the package, and fetching a clean root, the first time.
 const LONG: Duration = Duration::from_secs(1500);
+/// rpm, for a root that is not its own.
+const RPM: &str = "rpm --root $ROOT --dbpath /var/lib/rpm";
+const SHELL: &str = "\
+Name: shell
+Version: 1
+Release: 1
+Summary: a shell
+License: none
+BuildArch: noarch
+Provides: /bin/sh
+%description
+%files
+";
 /// A version after every other.
 const NEXT: &str = "9999.0.0";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +48,10 @@ fn repository() -> PathBuf {
     own.parent().unwrap_or(own).to_path_buf()
 }
 
-/// Runs a task of the repository; its last line.
+/// Runs a task of the repository; its last line. One at a time: they share folders under `target/`.
 fn xtask(words: &[&str]) -> Result<String> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(repository()).arg("xtask").args(words);
@@ -74,18 +92,45 @@ struct Machine {
 
 impl Machine {
     fn new(kind: Kind) -> Result<Machine> {
+        Machine::with(kind, LabOptions::default())
+    }
+
+    fn with(kind: Kind, options: LabOptions) -> Result<Machine> {
         let tar = xtask(&["clean-root"])?;
         let directory = tempfile::tempdir()?;
         let mut unpack = Command::new("tar");
         unpack.args(["-xf", &tar, "-C"]).arg(directory.path());
         program::run(unpack, LONG)?.ok()?;
         // Its own private run directory is within the root.
-        let lab = Lab::with(LabOptions::default())?;
-        Ok(Machine {
+        let lab = Lab::with(options)?;
+        let machine = Machine {
             lab,
             directory,
             kind,
-        })
+        };
+        if kind == Kind::Rpm {
+            machine.install_shell()?;
+        }
+        Ok(machine)
+    }
+
+    /// What brings /bin/sh is no rpm there: one says that it does, and is all that a package may ask for.
+    fn install_shell(&self) -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let top = directory.path();
+        let spec = top.join("shell.spec");
+        fs::write(&spec, SHELL)?;
+        let mut build = Command::new("rpmbuild");
+        build
+            .arg("--define")
+            .arg(format!("_topdir {}", top.display()))
+            .args(["-bb", "--quiet"])
+            .arg(spec);
+        program::run(build, vr::LIMIT)?.ok()?;
+        let package = top.join("RPMS/noarch/shell-1-1.noarch.rpm");
+        self.run(&format!("{RPM} -U {}", package.display()))?
+            .ok()
+            .map(drop)
     }
 
     fn root(&self) -> &Path {
@@ -117,8 +162,7 @@ impl Machine {
                 fs::copy(deb, self.root().join("tmp/package.deb"))?;
                 "chroot $ROOT dpkg -i /tmp/package.deb; rm $ROOT/tmp/package.deb".to_owned()
             }
-            // What brings /bin/sh is no rpm there.
-            Kind::Rpm => format!("{} -U {}", self.rpm(), rpm.display()),
+            Kind::Rpm => format!("{RPM} -U {}", rpm.display()),
         };
         self.run(&script)?.ok().map(drop)
     }
@@ -126,20 +170,14 @@ impl Machine {
     fn remove(&self) -> Result<Outcome> {
         match self.kind {
             Kind::Deb => self.inside("dpkg -r kylin-vr"),
-            Kind::Rpm => self.run(&format!("{} -e kylin-vr", self.rpm())),
+            Kind::Rpm => self.run(&format!("{RPM} -e kylin-vr")),
         }
-    }
-
-    fn rpm(&self) -> &'static str {
-        "rpm --root $ROOT --dbpath /var/lib/rpm --nodeps"
     }
 
     fn version(&self) -> Result<String> {
         let asked = match self.kind {
             Kind::Deb => self.inside("dpkg-query -W -f '${Version}' kylin-vr"),
-            Kind::Rpm => {
-                self.run("rpm --root $ROOT --dbpath /var/lib/rpm -q --qf '%{version}' kylin-vr")
-            }
+            Kind::Rpm => self.run(&format!("{RPM} -q --qf '%{{version}}' kylin-vr")),
         };
         asked?.ok()
     }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vr_tests::file::File;
@@ -10,8 +9,10 @@ use vr_tests::lab::{EIP1, Lab};
 use vr_tests::ping::ping;
 use vr_tests::program;
 use vr_tests::require_root;
+use vr_tests::service::eventually;
 use vr_tests::vr;
 
+use super::boot::{Boot, SYSTEMD};
 use super::{CONFIGURATION, Kind, Machine, packages, repository};
 
 /// The highest exposure that `systemd-analyze security` may give the unit, in tenths: what it lacks to 0 is root, CAP_NET_ADMIN,
@@ -26,6 +27,8 @@ Restart=no
 StandardOutput=append:/var/log/steps
 StandardError=append:/var/log/steps
 ExecStartPost=/usr/sbin/vr-userspace load --backend xdp
+ExecStartPost=/usr/bin/env KYLIN_VR_IPTABLES=legacy /usr/sbin/vr-userspace load --backend iptables
+ExecStartPost=/usr/bin/env KYLIN_VR_IPTABLES=nft /usr/sbin/vr-userspace load --backend iptables
 ExecStartPost=/usr/sbin/vr-userspace load --backend tc --config /etc/kylin-vr/more.yaml
 ExecStartPost=/usr/sbin/vr-userspace status
 ExecStartPost=/usr/sbin/vr-userspace doctor --quiet
@@ -33,93 +36,120 @@ ExecStartPost=/bin/echo STARTED
 ExecStopPost=/bin/sh -c 'echo ENDED $SERVICE_RESULT'
 ";
 
-/// Boots systemd in the root: in namespaces of its own, which end with it.
-const BOOT: &str = "\
-mount --bind $ROOT $ROOT; cd $ROOT
-mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t tmpfs tmpfs run
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mount -t cgroup2 cgroup2 sys/fs/cgroup
-else
-    mount -t tmpfs tmpfs sys/fs/cgroup; mkdir sys/fs/cgroup/systemd sys/fs/cgroup/unified
-    mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
-    mount -t cgroup2 cgroup2 sys/fs/cgroup/unified
-fi
-pivot_root . mnt; umount -l /mnt
-exec env container=test /lib/systemd/systemd --unit=kylin-vr.service";
+/// The same where the kernel refuses eBPF, for want of a capability: `run` itself falls back.
+const WITHOUT_BPF: &str = "\
+[Service]
+Restart=no
+CapabilityBoundingSet=
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
+StandardOutput=append:/var/log/steps
+StandardError=append:/var/log/steps
+ExecStartPost=/usr/sbin/vr-userspace status
+ExecStartPost=/usr/bin/env KYLIN_VR_IPTABLES=legacy /usr/sbin/vr-userspace load
+ExecStartPost=/usr/bin/env KYLIN_VR_IPTABLES=nft /usr/sbin/vr-userspace load
+ExecStartPost=/bin/echo STARTED
+ExecStopPost=/bin/sh -c 'echo ENDED $SERVICE_RESULT'
+";
 
-/// The unit's filters of system calls, paths and capabilities let all through that a router needs.
+/// Boots a machine where the package is installed, with this beside the unit, until it has started.
+fn boot(machine: &Machine, beside: &str) -> Result<(Boot, String)> {
+    let [now, _] = packages()?;
+    machine.install(&now)?;
+    machine.write(CONFIGURATION, &File::full().to_string())?;
+    let dropin = "etc/systemd/system/kylin-vr.service.d";
+    fs::create_dir_all(machine.root().join(dropin))?;
+    machine.write(&format!("{dropin}/steps.conf"), beside)?;
+    let boot = Boot::start(machine, SYSTEMD, "kylin-vr.service")?;
+    let said = boot.said_until("STARTED");
+    ensure!(
+        said.contains("STARTED"),
+        "the service did not start:\n{said}"
+    );
+    ping(&machine.lab.client1, EIP1).with_context(|| said.clone())?;
+    Ok((boot, said))
+}
+
+/// The unit's filters of system calls, paths and capabilities let all through that a router needs, by whichever data plane.
 #[test]
 fn the_unit_works_with_all_its_restrictions() -> Result<()> {
     require_root!();
-    let [now, _] = packages()?;
     let machine = Machine::new(Kind::Deb)?;
-    machine.install(&now)?;
-    let file = File::full();
-    machine.write(CONFIGURATION, &file.to_string())?;
     // Other maps: the sessions move.
+    fs::create_dir_all(machine.root().join("etc/kylin-vr"))?;
     machine.write(
         "etc/kylin-vr/more.yaml",
-        &file.option("sessions", 2048).to_string(),
+        &File::full().option("sessions", 2048).to_string(),
     )?;
-    let dropin = "etc/systemd/system/kylin-vr.service.d";
-    fs::create_dir_all(machine.root().join(dropin))?;
-    machine.write(&format!("{dropin}/steps.conf"), STEPS)?;
-    let mut boot = machine.lab.router.command("unshare")?;
-    boot.args([
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount",
-        "--uts",
-        "--ipc",
-        "--cgroup",
-    ])
-    .args(["--propagation", "private", "sh", "-ec", BOOT])
-    .env("ROOT", machine.root());
-    let mut boot = boot.stdin(std::process::Stdio::null()).spawn()?;
-    let steps = machine.root().join("var/log/steps");
-    let said_until = |word: &str| {
-        let started = std::time::Instant::now();
-        loop {
-            let said = fs::read_to_string(&steps).unwrap_or_default();
-            if said.contains(word) || said.contains("ENDED") || started.elapsed() > vr::LIMIT {
-                break said;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
-    let said = said_until("STARTED");
-    let result = (|| {
-        ensure!(
-            said.contains("STARTED"),
-            "the service did not start:\n{said}"
-        );
-        ensure!(
-            said.contains("wan0: xdp") && said.contains("wan0: tc"),
-            "{said}"
-        );
-        ensure!(
-            said.contains("router default:") && said.contains("2048 sessions"),
-            "{said}"
-        );
-        ensure!(said.contains("0 problems, 0 warnings"), "{said}");
-        ensure!(
-            said.contains("INFO loaded: 3 interfaces, 3 EIPs") && said.contains("service: process"),
-            "not by `run`: {said}"
-        );
-        ping(&machine.lab.client1, EIP1)?;
-        // It sees its file, and takes over again from whoever loaded another.
-        machine.write(CONFIGURATION, &File::small().to_string())?;
-        let said = said_until("INFO loaded: 2 interfaces, 2 EIPs");
-        ensure!(said.contains("INFO loaded: 2 interfaces, 2 EIPs"), "{said}");
-        for sign in [" WARN ", " ERROR ", "ENDED"] {
-            ensure!(!said.contains(sign), "{sign}: {said}");
-        }
-        ping(&machine.lab.client1, EIP1)
-    })();
-    boot.kill()?;
-    boot.wait()?;
-    result.map(drop)
+    let (boot, said) = boot(&machine, STEPS)?;
+    for word in [
+        "wan0: xdp",
+        "wan0: iptables, legacy",
+        "wan0: iptables, nft",
+        "wan0: tc",
+        "router default:",
+        "2048 sessions",
+        "0 problems, 0 warnings",
+        // By `run`.
+        "INFO loaded: 3 interfaces, 3 EIPs",
+        "service: process",
+    ] {
+        ensure!(said.contains(word), "{word}: {said}");
+    }
+    // It sees its file, and takes over again from whoever loaded another.
+    machine.write(CONFIGURATION, &File::small().to_string())?;
+    let said = boot.said_until("INFO loaded: 2 interfaces, 2 EIPs");
+    ensure!(said.contains("INFO loaded: 2 interfaces, 2 EIPs"), "{said}");
+    for sign in [" WARN ", " ERROR ", "ENDED"] {
+        ensure!(!said.contains(sign), "{sign}: {said}");
+    }
+    ping(&machine.lab.client1, EIP1)
+}
+
+/// And where it falls back to iptables, of either kind, they let through what that needs.
+#[test]
+fn the_unit_works_where_it_falls_back_to_iptables() -> Result<()> {
+    require_root!();
+    let machine = Machine::new(Kind::Deb)?;
+    let (boot, said) = boot(&machine, WITHOUT_BPF)?;
+    for word in [
+        " WARN eBPF is not to be had here",
+        "INFO loaded: 3 interfaces, 3 EIPs",
+        "iptables (nft)",
+        "not permitted",
+        "wan0: iptables, legacy",
+        "wan0: iptables, nft",
+    ] {
+        ensure!(said.contains(word), "{word}: {said}");
+    }
+    // Everybody may ask, and nobody but root may keep it waiting.
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let as_nobody = |words: &[&str]| boot.inside(&[&nobody[..], words].concat());
+    let status = as_nobody(&["vr-userspace", "status"])?.ok()?;
+    for word in ["3 EIPs", "iptables (nft)", "service: process"] {
+        ensure!(status.contains(word), "{word}: {status}");
+    }
+    for lock in ["default.lock", "default.service.lock"] {
+        let path = format!("/run/kylin-vr/{lock}");
+        let locked = as_nobody(&["flock", "--shared", "--nonblock", &path, "true"])?;
+        ensure!(locked.stderr.contains("Permission denied"), "{locked}");
+    }
+    // It looks after its rules,
+    boot.inside(&["iptables-nft", "-t", "nat", "-F", "KYLIN-VR-TO"])?
+        .ok()?;
+    eventually("the rules are back", || ping(&machine.lab.client1, EIP1))?;
+    // and its file.
+    machine.write(CONFIGURATION, &File::small().to_string())?;
+    let said = boot.said_until("INFO loaded: 2 interfaces, 2 EIPs");
+    ensure!(said.contains("INFO loaded: 2 interfaces, 2 EIPs"), "{said}");
+    for sign in [" ERROR ", "ENDED"] {
+        ensure!(!said.contains(sign), "{sign}: {said}");
+    }
+    ping(&machine.lab.client1, EIP1)
 }
 
 #[test]

@@ -6,9 +6,9 @@ use anyhow::{Result, anyhow};
 use vr_common::outcome::Hook;
 
 pub use super::situation::Situation;
-use super::situation::suspect;
+use super::situation::{OutOfReach, is_out_of_reach, suspect};
 use crate::{
-    apply::{Apply, NoEbpf, prepare},
+    apply::{Apply, NoEbpf, is_suspect, prepare},
     config::{Config, Forward},
     desired::{Backend, Port},
     diff::diff,
@@ -169,20 +169,28 @@ pub fn note_failure(instance: &Instance, error: &anyhow::Error) {
         if !instance.state_file().exists() {
             return failure.write(&instance.failure_file());
         }
-        let mut state = State::read(&instance.state_file())?;
-        state.last_failure = Some(failure.clone());
-        state.write(&instance.state_file())
+        record_failure(instance, error)
     };
     if nix::unistd::geteuid().is_root() {
         let _ = note();
     }
 }
 
+/// Notes a failure in the record. The lock must be held.
+fn record_failure(instance: &Instance, error: &anyhow::Error) -> Result<()> {
+    let mut state = State::read(&instance.state_file())?;
+    state.last_failure = Some(Failure {
+        at: now(),
+        message: format!("{error:#}"),
+    });
+    state.write(&instance.state_file())
+}
+
 /// Makes the machine be what the file says, all or nothing, by eBPF or by iptables. The lock must be held. `path` is the file's, for
 /// `status`.
 ///
 /// # Errors
-/// If it cannot be done; everything is as it was before then.
+/// If it cannot be done; everything is as it was before then, but for word of it in the record, where something is loaded.
 pub async fn reconcile(
     instance: &Instance,
     netlink: &Netlink,
@@ -220,14 +228,29 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Does it, by eBPF or by iptables, and returns what is on record then.
+    /// Does it, and returns what is on record then; a failure is on record too, where something is loaded.
     async fn reconcile(&self) -> Result<State> {
+        let done = self.attempt().await;
+        if let Err(error) = &done
+            && self.instance.state_file().exists()
+        {
+            // It has failed all the same if that fails.
+            let _ = record_failure(self.instance, error);
+        }
+        done
+    }
+
+    /// Does it, by eBPF or by iptables.
+    async fn attempt(&self) -> Result<State> {
         const ASKED: &str = "asked for";
         let (instance, backend) = (self.instance, self.backend);
         let read = || State::read(&instance.state_file());
         if backend == Backend::Iptables {
             let (state, _) = self.run(read()?, Some(ASKED), true).await?;
             return Ok(state);
+        }
+        if is_out_of_reach(self.netlink, &read()?).await? {
+            return Err(OutOfReach.into());
         }
         if Sysctls::read()?.reserved.is_none() {
             warning(
@@ -275,9 +298,9 @@ impl Pass<'_> {
         } = *self;
         let ledger_file = instance.ledger_file();
         let mut situation = Situation::remembering(netlink, state, Some(&ledger_file)).await?;
+        situation.suspect_hooks();
         let netfilter = match iptables {
             Some(why) => {
-                situation.suspect_hooks();
                 let shifts = (!config.forwards.iter().any(is_shifted)).then_some(true);
                 Some(situation.netfilter(why, shifts)?)
             }
@@ -333,6 +356,7 @@ impl Pass<'_> {
         let apply = Apply {
             netlink,
             machine: &situation.machine,
+            current: situation.generation.as_ref(),
             others_ports,
             flows_to_end: before.flows_to_end || rules_went,
             xdp_or_fail: backend == Backend::Xdp,
@@ -442,9 +466,12 @@ async fn roll_back(apply: &Apply<'_>, state: &State, before: &Picture) -> Result
     now.interfaces.retain(|ifindex, _| {
         !before.interfaces.contains_key(ifindex) || reached.interfaces.contains_key(ifindex)
     });
+    // What may have been there before, and may still be, stays.
+    before.interfaces.retain(|_, before| !is_suspect(before));
     let prepared = prepare(generation, &state.generations, &now, &before)?;
     let apply = Apply {
         machine: &machine,
+        current: generation,
         xdp_or_fail: false,
         plane: &plane,
         former: &state.netfilter,

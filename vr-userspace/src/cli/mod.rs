@@ -8,7 +8,7 @@ pub(crate) mod load;
 mod plan;
 mod run;
 mod sessions;
-mod situation;
+pub(crate) mod situation;
 mod status;
 mod trace;
 mod unload;

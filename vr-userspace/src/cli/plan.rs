@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::load;
+use super::{
+    load,
+    situation::{OutOfReach, is_out_of_reach},
+};
 use crate::{
     apply::NoEbpf,
     desired::Backend,
@@ -19,7 +22,11 @@ pub async fn run(instance: &Instance, config: &Path, asked: Option<Backend>) -> 
     let config = super::read(config)?;
     let backend = load::in_force(instance, asked)?;
     let state = State::read(&instance.state_file())?;
-    let situation = load::Situation::read(&Netlink::open()?, state).await?;
+    let netlink = Netlink::open()?;
+    if backend != Backend::Iptables && is_out_of_reach(&netlink, &state).await? {
+        return Err(OutOfReach.into());
+    }
+    let situation = load::Situation::read(&netlink, state).await?;
     let refused = match backend {
         Backend::Auto if !situation.runs_ebpf() && nix::unistd::geteuid().is_root() => {
             situation.try_ebpf(&config).err()

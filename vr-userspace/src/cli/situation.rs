@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use vr_common::layout::Interface;
+use vr_common::{layout::Interface, outcome::Hook};
 
 use crate::{
     apply::prepare,
     config::Config,
     desired::{Backend, Desired, Netfilter, desired},
-    ebpf::Generation,
+    ebpf::{self, Generation},
     netfilter::{Plane, Program},
     netlink::{Machine, Netlink},
     observed::observed,
@@ -19,6 +19,39 @@ use crate::{
     state::State,
     sysctl::Sysctls,
 };
+
+/// Programs of this router run, and belong to somebody who may do more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the programs of this router run, and the kernel lets this process neither look at nor replace them (CAP_SYS_ADMIN): they stay as they are; `--backend iptables` would put rules in their place"
+)]
+pub struct OutOfReach;
+
+/// Whether programs that are on record run on an interface, and nobody may look at them from here: netlink tells everybody the number
+/// of what is attached.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn is_out_of_reach(netlink: &Netlink, state: &State) -> Result<bool> {
+    if state.generations.is_empty() || ebpf::may_look() {
+        return Ok(false);
+    }
+    let links = netlink.links().await?;
+    for generation in &state.generations {
+        let (xdp, tc) = (Hook::Xdp, Hook::TcIngress);
+        for ifindex in state.identities.keys() {
+            let Some(link) = links.get(ifindex) else {
+                continue;
+            };
+            if link.xdp == Some(generation.program_id(xdp))
+                || ebpf::runs_tc(netlink, generation.program_id(tc), *ifindex, tc).await?
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
 
 /// Everything that is known before anything is changed.
 pub struct Situation {
@@ -97,10 +130,10 @@ impl Situation {
         self.generation.is_some()
     }
 
-    /// Counts interfaces that may run programs of ours, though nobody may look: to a process that is refused BPF, hooks and all can
-    /// still be taken away.
+    /// Counts interfaces that may run programs of ours, though no table tells of them: because nobody may look (to a process that is
+    /// refused BPF, hooks and all can still be taken away), or because a load was killed while they were blind.
     pub fn suspect_hooks(&mut self) {
-        if self.generation.is_none() && !self.state.generations.is_empty() {
+        if self.observed.interfaces.is_empty() && !self.state.generations.is_empty() {
             suspect(&mut self.observed, &self.state);
         }
     }

@@ -4,6 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use anyhow::Result;
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use vr_common::{
     layout::{Counter, Interface},
@@ -11,6 +12,7 @@ use vr_common::{
     tally::Tally,
 };
 
+use super::situation::is_out_of_reach;
 use crate::{
     ebpf::Generation,
     instance::Instance,
@@ -35,6 +37,8 @@ struct Status {
     generation: Option<u32>,
     build: Option<String>,
     interfaces: Vec<InterfaceStatus>,
+    /// Whether programs run that this process may not look at: what is in their tables is missing here.
+    out_of_reach: bool,
     eips: usize,
     /// Whether somebody has changed the iptables rules.
     strange_rules: bool,
@@ -108,9 +112,14 @@ pub async fn run(instance: &Instance, json: bool) -> Result<()> {
 
 async fn read(instance: &Instance) -> Result<Status> {
     let state = State::read(&instance.state_file())?;
-    let machine = Netlink::open()?.read().await?;
+    let netlink = Netlink::open()?;
+    let machine = netlink.read().await?;
     let generation = state.generation();
-    let plane = Plane::read(&state.netfilter)?;
+    let plane = match Plane::read(&state.netfilter) {
+        // iptables answers root only; others are told what is on record.
+        Err(_) if !geteuid().is_root() => Plane::default(),
+        read => read?,
+    };
     let sysctls = Sysctls::read()?;
     let picture = observed(&machine, &sysctls, &state, generation, &plane, None)?;
     let mut counters: BTreeMap<_, BTreeMap<_, _>> = Hook::ALL
@@ -184,6 +193,7 @@ async fn read(instance: &Instance) -> Result<Status> {
         generation: generation.map(|generation| generation.number),
         build: generation.map(|generation| generation.build.clone()),
         interfaces,
+        out_of_reach: is_out_of_reach(&netlink, &state).await?,
         eips,
         strange_rules: picture.strange_rules,
         forwards: state.forwards,
@@ -260,6 +270,9 @@ fn print(status: &Status) {
             status.config.as_deref().unwrap_or("?"),
             status.sessions.capacity
         );
+    }
+    if status.out_of_reach {
+        out!("its programs run; what they do is shown to root only (CAP_SYS_ADMIN)");
     }
     if !status.interfaces.is_empty() {
         let mut table = Table::new();

@@ -25,6 +25,7 @@ pub async fn run(instance: &Instance, patience: Duration) -> Result<()> {
     let apply = Apply {
         netlink: &netlink,
         machine: &situation.machine,
+        current: None,
         others_ports: &situation.others_ports,
         // Killed in the middle of it, an unload has taken the rules, perhaps, and not yet the flows.
         flows_to_end: !situation.state.netfilter.is_empty(),

@@ -7,11 +7,16 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
-use aya::programs::{
-    ProgramInfo, SchedClassifier, TcAttachType,
-    links::Link as _,
-    loaded_programs,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
+use aya::{
+    programs::{
+        ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
+        links::Link as _,
+        loaded_programs,
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+        },
+    },
+    sys::SyscallError,
 };
 use vr_common::outcome::Hook;
 
@@ -159,6 +164,13 @@ const fn direction(hook: Hook) -> TcAttachType {
         Hook::TcEgress => TcAttachType::Egress,
         _ => TcAttachType::Ingress,
     }
+}
+
+/// Whether the kernel shows this process BPF objects by their number. Where it does not, nobody can tell from here what runs.
+#[must_use]
+pub fn may_look() -> bool {
+    let refused = |error: &SyscallError| error.io_error.raw_os_error() == Some(libc::EPERM);
+    !matches!(loaded_programs().next(), Some(Err(ProgramError::SyscallError(error))) if refused(&error))
 }
 
 /// Whether the XDP program of this number is one of ours, of whichever generation.

@@ -17,7 +17,8 @@ mod table;
 pub use counters::RuleCounters;
 pub use generation::{Generation, Need};
 pub use hooks::{
-    AttachError, TC_PRIORITY, attach_tc, attach_xdp, detach_tc, detach_xdp, is_our_xdp, runs_tc,
+    AttachError, TC_PRIORITY, attach_tc, attach_xdp, detach_tc, detach_xdp, is_our_xdp, may_look,
+    runs_tc,
 };
 pub use maps::{MIN_CAPACITY, Room, capacity_for};
 pub use migrate::migrate;

@@ -20,7 +20,10 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    cli::load::{amiss, note_failure, note_version, reconcile},
+    cli::{
+        load::{amiss, note_failure, note_version, reconcile},
+        situation::is_out_of_reach,
+    },
     config::{self, Config},
     desired::Backend,
     instance::Instance,
@@ -291,7 +294,9 @@ impl<'a> Service<'a> {
         };
         let state = State::read(&self.instance.state_file())?;
         self.look_as_often_as_needed(&state);
-        if self.stands_back(&state) {
+        let out_of_reach =
+            self.backend != Backend::Iptables && is_out_of_reach(&self.netlink, &state).await?;
+        if self.stands_back(&state, out_of_reach) {
             if !self.instance.state_file().exists() {
                 // Whoever unloaded took it away, and nothing of the router is to be left.
                 lock.remove();
@@ -373,9 +378,14 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Whether somebody has said that the machine is to be as this service's file does not say.
-    fn stands_back(&mut self, state: &State) -> bool {
+    /// Whether somebody has said that the machine is to be as this service's file does not say; or has loaded that file by programs
+    /// that this service may not touch.
+    fn stands_back(&mut self, state: &State, out_of_reach: bool) -> bool {
         let why = match (&state.config, state.loaded_at) {
+            _ if out_of_reach && self.version.is_some() && state.version == self.version => {
+                self.is_in_force();
+                Some("programs do the work that this service may not look at".to_owned())
+            }
             _ if !self.was_loaded => None,
             (_, None) => Some("somebody has unloaded".to_owned()),
             (Some(other), _) if !is_same(other, &self.path) => {

@@ -49,6 +49,8 @@ fn stderr<S>() -> tracing_subscriber::fmt::Layer<
     tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr as fn() -> std::io::Stderr)
         .with_ansi(false)
+        // It would tell of a stderr that is broken on stderr, and end the service.
+        .log_internal_errors(false)
         .with_target(false)
 }
 

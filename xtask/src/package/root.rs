@@ -1,4 +1,5 @@
-//! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, and systemd, to try packages in.
+//! `cargo xtask clean-root`: a machine's root with nothing in it but what every Debian has, to try packages in; with the systemd, udev
+//! and iptables of most.
 
 use std::{
     fs::{self, File},
@@ -21,7 +22,7 @@ pub fn archive() -> Result<PathBuf> {
     packages::ensure(packages::CLEAN_ROOT)?;
     let codename = apt::codename()?;
     let folder = shell::root().join("target/clean-root");
-    let archive = folder.join(format!("{codename}-systemd.tar"));
+    let archive = folder.join(format!("{codename}-systemd-udev-iptables.tar"));
     fs::create_dir_all(&folder)?;
     // Tests ask for it side by side: one makes it, the others wait, here or for apt in vain.
     let lock = File::create(folder.join("lock"))?;
@@ -34,7 +35,8 @@ pub fn archive() -> Result<PathBuf> {
     let apt = Apt::new(&[&codename])?;
     shell::run_quietly(
         Command::new("mmdebstrap")
-            .args(["--variant=essential", "--include=systemd", &codename])
+            .args(["--variant=essential", "--include=systemd,udev,iptables"])
+            .arg(&codename)
             .arg(&partial)
             .arg(apt.sources_list()?),
     )?;
