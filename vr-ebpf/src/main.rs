@@ -10,6 +10,7 @@
 )]
 
 mod hold;
+mod index;
 mod kernel;
 mod maps;
 mod roles;

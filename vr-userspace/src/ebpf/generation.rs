@@ -15,12 +15,16 @@ use serde::{Deserialize, Serialize};
 use vr_common::{
     layout::{ABI, AddressEntry, Counter, ForwardEntry, Interface},
     outcome::{Hook, Outcome},
-    session::record::{HELD_FRAMES, Settings},
+    session::{
+        index::{GROUP, groups_for},
+        record::{HELD_FRAMES, Settings},
+    },
     wire::Addr,
 };
 
 use super::{
     counters::RuleCounters,
+    index::Index,
     maps::{
         ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, FREE, HELD_RING, INDEX, INTERFACES,
         MAPS, MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
@@ -119,7 +123,11 @@ impl Generation {
         match previous {
             Some(_) if same_room => {}
             Some(previous) => migrate(previous, &generation)?,
-            None => generation.fill(FREE, 0..room.sessions)?,
+            None => {
+                let index = Index::new(groups_for(room.sessions));
+                generation.write_index(&index)?;
+                generation.fill(FREE, 0..room.sessions)?;
+            }
         }
         if let Some(counters) = counters.filter(|_| !fits) {
             counters.copy_to(&mut generation.rule_counters()?)?;
@@ -399,7 +407,15 @@ impl Generation {
     /// # Errors
     /// If their maps are gone.
     pub fn open_sessions(&self) -> Result<Sessions> {
-        Sessions::open(self.map(SESSIONS)?, self.map(INDEX)?)
+        Sessions::open(&self.map(SESSIONS)?)
+    }
+
+    /// Writes an index into that of this generation, which is empty.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn write_index(&self, index: &Index) -> Result<()> {
+        self.table::<4, GROUP>(INDEX)?.write(&index.elements())
     }
 
     /// How many sessions it has room for.

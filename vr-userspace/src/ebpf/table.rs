@@ -1,11 +1,11 @@
 //! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`: hash tables and arrays
 //! since 5.6, tries since 5.13).
 //!
-//! With one socket option in `instance.rs`, the loader's only unsafe code.
+//! With `slots.rs` and one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
     collections::BTreeMap,
-    io, iter,
+    io,
     os::fd::{AsFd, AsRawFd},
     thread,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError},
     programs::ProgramFd,
 };
 
@@ -230,107 +230,6 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 }
 
-/// An array with values of `V` bytes that is too large to be held at once.
-pub struct Pages<const V: usize> {
-    map: Array<MapData, [u8; V]>,
-    /// The same map, for its descriptor.
-    data: MapData,
-}
-
-/// Consecutive elements of an array.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<const V: usize> {
-    /// The index of the first.
-    pub first: u32,
-    /// Their values.
-    pub values: Vec<[u8; V]>,
-}
-
-impl<const V: usize> Pages<V> {
-    /// The array that lies in a map.
-    ///
-    /// # Errors
-    /// If its values have another size.
-    pub fn of(data: MapData) -> Result<Self> {
-        let map = Map::Array(again(&data)?)
-            .try_into()
-            .context("the map has not the shape that this version expects")?;
-        Ok(Self { map, data })
-    }
-
-    /// How many elements it has.
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.map.len()
-    }
-
-    /// Never, as the kernel makes no such array.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// One element.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn get(&self, index: u32) -> Result<[u8; V]> {
-        self.map.get(&index, 0).context("cannot read a BPF map")
-    }
-
-    /// All elements, page by page, each page read when it is asked for. Nobody is kept from writing meanwhile, so an element
-    /// may come torn: in part from before it was written, in part from after.
-    pub fn pages(&self) -> impl Iterator<Item = Result<Page<V>>> + '_ {
-        let batched = !crate::features::without("batch");
-        let mut next = 0;
-        iter::from_fn(move || {
-            let first = next;
-            let count = (self.len() - first).min(CHUNK as u32);
-            next += count;
-            (count > 0).then(|| {
-                let values = if batched {
-                    self.read_batch(first, count)?
-                } else {
-                    (first..first + count)
-                        .map(|index| self.get(index))
-                        .collect::<Result<_>>()?
-                };
-                Ok(Page { first, values })
-            })
-        })
-    }
-
-    fn read_batch(&self, first: u32, count: u32) -> Result<Vec<[u8; V]>> {
-        let mut keys = vec![0u32; count as usize];
-        let mut values = vec![[0u8; V]; count as usize];
-        // The kernel's place in an array is the index that it read last.
-        let place = first.wrapping_sub(1);
-        let mut last = 0u32;
-        let mut attr = BatchAttr {
-            in_batch: if first == 0 {
-                0
-            } else {
-                (&raw const place) as u64
-            },
-            out_batch: (&raw mut last) as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count,
-            map_fd: self.data.fd().as_fd().as_raw_fd() as u32,
-            ..BatchAttr::default()
-        };
-        bpf(LOOKUP_BATCH, &mut attr).context("cannot read a BPF map")?;
-        values.truncate(attr.count as usize);
-        Ok(values)
-    }
-}
-
-impl<const V: usize> std::fmt::Debug for Pages<V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pages").field(&self.data).finish()
-    }
-}
-
 /// Another descriptor of the same map.
 fn again(data: &MapData) -> Result<MapData> {
     let fd = data.fd().as_fd().try_clone_to_owned()?;
@@ -352,7 +251,7 @@ pub fn wait_for_running_programs() {
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
     // SAFETY: `T` is one of the two attributes above, which have the kernel's layout and size. The addresses in a batch's are
     // those of buffers that outlive the call and hold `count` elements of the map's own key and value sizes, which
-    // `HashMap` or `Array` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
+    // `HashMap` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
     // a hash map of ours.
     let rc = unsafe {
         libc::syscall(
