@@ -253,7 +253,7 @@ mod tests {
         };
         Session {
             serial: 1000 + u32::from(number),
-            last_seen: now().unwrap() - 100 + u32::from(number),
+            last_seen: now().unwrap().wrapping_sub(100) + u32::from(number),
             created: u32::from(number),
             flow: Flow {
                 ends: ends(Addr::new(192, 168, 0, 1), 6000),
@@ -414,7 +414,7 @@ mod tests {
             (
                 18,
                 Session {
-                    last_seen: over.last_seen - 10_000,
+                    last_seen: over.last_seen.wrapping_sub(10_000),
                     ..over
                 },
             ),
