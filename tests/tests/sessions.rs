@@ -1,36 +1,35 @@
-//! Sessions in real maps, those of the BPF object: found, listed and ended by the loader while nobody keeps the programs
-//! from writing. (Here no program runs; what is in the maps is put there by hand.)
+//! Sessions in a real map, that of the BPF object: listed and ended by the loader while nobody keeps the programs from writing. (Here
+//! no program runs; what is in the map is put there by hand.)
 
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Stdio},
-    time::Duration,
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     EbpfLoader,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
 };
 use serde_json::Value;
 use vr_common::{
     layout::{AddressEntry, ForwardEntry},
     session::{
         flow::{Ends, Flow},
-        record::{Direction, Place, Session, Settings, Sort},
+        record::{Session, Settings, Sort},
     },
     wire::{Addr, Be16, transport::TCP},
 };
-use vr_tests::{lab::Lab, program, require_root, vr};
+use vr_tests::{lab::Lab, require_root, vr};
 use vr_userspace::{
     ebpf::{Sessions, now},
     sessions::Rules,
 };
 
-/// More than two pages, and the last one not full.
-const SLOTS: u32 = 40_000;
+/// The last page of memory is not full.
+const SLOTS: u32 = 40_001;
 
 const UPLINK: Addr = Addr::new(10, 90, 3, 37);
 const FORWARDED: Addr = Addr::new(10, 90, 2, 254);
@@ -41,7 +40,6 @@ const CLIENT: Addr = Addr::new(10, 90, 3, 50);
 /// The maps of sessions, as a program writes them and as the loader reads them.
 struct Maps {
     slots: Array<MapData, [u8; 64]>,
-    index: HashMap<MapData, [u8; 16], [u8; 8]>,
     sessions: Sessions,
 }
 
@@ -50,15 +48,12 @@ impl Maps {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/vr-ebpf.o");
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("SESSIONS", SLOTS)
-            .map_max_entries("INDEX", 4 * SLOTS)
             .load_file(&object)
             .with_context(|| format!("cannot load {}", object.display()))?;
-        let mut take = |name| match ebpf.take_map(name) {
-            Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
-            _ => bail!("the object has no map {name} of the kind that is expected"),
-        };
-        let (slots, index) = (take("SESSIONS")?, take("INDEX")?);
-        Self::of(slots, index)
+        match ebpf.take_map("SESSIONS") {
+            Some(Map::Array(slots)) => Self::of(slots),
+            _ => bail!("the object has no array of sessions"),
+        }
     }
 
     /// Those of a router that is loaded.
@@ -69,59 +64,33 @@ impl Maps {
             .find(|(name, _)| name.ends_with(".json"))
             .context("nothing is loaded")?;
         let record: Value = serde_json::from_slice(&record)?;
-        let open = |name| {
-            let id = &record["generations"][0]["maps"][name];
-            let id = id.as_u64().with_context(|| format!("{record:#}"))?;
-            anyhow::Ok(MapData::from_id(id as u32)?)
-        };
-        Self::of(open("SESSIONS")?, open("INDEX")?)
+        let id = &record["generations"][0]["maps"]["SESSIONS"];
+        let id = id.as_u64().with_context(|| format!("{record:#}"))?;
+        Self::of(MapData::from_id(id as u32)?)
     }
 
-    fn of(slots: MapData, index: MapData) -> Result<Self> {
-        let again = |data: &MapData| anyhow::Ok(MapData::from_id(data.info()?.id())?);
-        let sessions = Sessions::open(again(&slots)?, again(&index)?)?;
+    fn of(slots: MapData) -> Result<Self> {
         Ok(Self {
+            sessions: Sessions::open(&slots)?,
             slots: Map::Array(slots).try_into()?,
-            index: Map::HashMap(index).try_into()?,
-            sessions,
         })
     }
 
-    /// Puts a session into a slot and into the index, as the programs do.
-    fn begin(&mut self, slot: u32, session: &Session) -> Result<()> {
-        self.fill(slot, session)?;
-        for (flow, direction) in flows(session) {
-            self.enter(&flow, Place::new(slot, session.serial, direction))?;
-        }
-        Ok(())
-    }
-
     fn fill(&mut self, slot: u32, session: &Session) -> Result<()> {
-        Ok(self.slots.set(slot, session_bytes(session), 0)?)
+        Ok(self.slots.set(slot, session.to_bytes(), 0)?)
     }
 
-    fn enter(&mut self, flow: &Flow, place: Place) -> Result<()> {
-        Ok(self.index.insert(flow.to_bytes(), place_bytes(place), 0)?)
-    }
-
-    fn leave(&mut self, flow: &Flow) -> Result<()> {
-        Ok(self.index.remove(&flow.to_bytes())?)
-    }
-
-    fn place(&self, flow: &Flow) -> Option<Place> {
-        let bytes = self.index.get(&flow.to_bytes(), 0).ok()?;
-        Some(Place::from_bytes(bytes))
+    fn at(&self, slot: u32) -> Result<Session> {
+        Ok(Session::from_bytes(&self.slots.get(&slot, 0)?))
     }
 
     fn serials(&self, wanted: impl Fn(&Session) -> bool) -> Result<Vec<u32>> {
-        self.sessions
-            .live(wanted)
-            .map(|session| Ok(session?.serial))
-            .collect()
+        let live = self.sessions.live(wanted);
+        Ok(live.map(|(_, session)| session.serial).collect())
     }
 
     /// Ends what does not stand without forwards.
-    fn end_forwards(&mut self) -> Result<u64> {
+    fn end_forwards(&self) -> u64 {
         let uplink = AddressEntry {
             flags: AddressEntry::MASQUERADE,
             ..AddressEntry::new(UPLINK)
@@ -135,61 +104,6 @@ impl Maps {
             },
         })
     }
-}
-
-/// All flows that a session is found by.
-fn flows(session: &Session) -> Vec<(Flow, Direction)> {
-    [Direction::Forth, Direction::Back]
-        .into_iter()
-        .flat_map(|direction| {
-            [
-                Some(session.arriving(direction)),
-                session.halfway(direction),
-            ]
-            .into_iter()
-            .flatten()
-            .map(move |flow| (flow, direction))
-        })
-        .collect()
-}
-
-fn session_bytes(session: &Session) -> [u8; 64] {
-    let ends = |ends: Ends| {
-        let ports = [ends.source_port, ends.destination_port].map(|port| port.wire().to_ne_bytes());
-        [
-            ends.source.octets(),
-            ends.destination.octets(),
-            [ports[0][0], ports[0][1], ports[1][0], ports[1][1]],
-        ]
-        .concat()
-    };
-    let mut bytes = [0; 64];
-    let parts = [
-        &session.serial.to_ne_bytes()[..],
-        &session.last_seen.to_ne_bytes(),
-        &session.flow.to_bytes(),
-        &ends(session.translated),
-        &session.shown,
-        &[session.sort, session.flags],
-        &session.rule.to_ne_bytes(),
-        &session.mapping.to_ne_bytes(),
-        &session.created.to_ne_bytes(),
-    ]
-    .concat();
-    bytes[..parts.len()].copy_from_slice(&parts);
-    bytes
-}
-
-fn place_bytes(place: Place) -> [u8; 8] {
-    let back = match place.direction() {
-        Direction::Forth => 0,
-        Direction::Back => 1 << 31,
-    };
-    let words = [
-        (place.slot() | back).to_ne_bytes(),
-        place.serial.to_ne_bytes(),
-    ];
-    std::array::from_fn(|at| words[at / 4][at % 4])
 }
 
 fn session(serial: u32, sort: Sort, port: u16) -> Session {
@@ -220,47 +134,31 @@ fn session(serial: u32, sort: Sort, port: u16) -> Session {
 }
 
 #[test]
-fn sessions_are_listed_from_every_page_if_the_index_leads_to_them() -> Result<()> {
+fn sessions_are_listed_but_for_those_that_have_been_ended() -> Result<()> {
     require_root!();
     let mut maps = Maps::new()?;
     ensure!(maps.serials(|_| true)?.is_empty(), "new maps hold sessions");
     let mut serial = 0;
-    // The first and the last of every page, a page being 16,384 slots; then as good as everywhere.
-    for slot in [0, 16_383, 16_384, 32_767, 32_768, SLOTS - 1] {
+    for slot in [0, 63, 64, 32_768, SLOTS - 1] {
         serial += 1;
-        maps.begin(slot, &session(serial, Sort::Masquerade, serial as u16))?;
+        maps.fill(slot, &session(serial, Sort::Masquerade, serial as u16))?;
     }
-    // Ended by its index; ended and its flow another's; between two uses.
-    maps.fill(100, &session(100, Sort::Masquerade, 100))?;
-    let other = session(101, Sort::Masquerade, 101);
-    maps.fill(101, &other)?;
-    maps.enter(&other.flow, Place::new(101, 999, Direction::Forth))?;
-    let elsewhere = session(102, Sort::Masquerade, 102);
-    maps.fill(102, &elsewhere)?;
-    maps.enter(&elsewhere.flow, Place::new(103, 102, Direction::Forth))?;
+    let ended = |serial, ended| Session {
+        ended,
+        ..session(serial, Sort::Masquerade, 100)
+    };
+    maps.fill(100, &ended(100, 100))?;
+    // Its slot had another that was.
+    maps.fill(101, &ended(6, 99))?;
+    // Between two uses.
     maps.fill(104, &session(0, Sort::Masquerade, 104))?;
-    ensure!(maps.serials(|_| true)? == [1, 2, 3, 4, 5, 6]);
-    ensure!(maps.serials(|session| session.serial % 2 == 0)? == [2, 4, 6]);
-    let first = maps.sessions.live(|_| true).next().context("none")??;
+    ensure!(maps.serials(|_| true)? == [1, 2, 3, 6, 4, 5]);
+    ensure!(maps.serials(|session| session.serial % 2 == 0)? == [2, 6, 4]);
+    let first = maps.sessions.live(|_| true).next().context("none")?;
     ensure!(
-        first == session(1, Sort::Masquerade, 1),
+        first == (0, session(1, Sort::Masquerade, 1)),
         "it came back as {first:?}"
     );
-    Ok(())
-}
-
-#[test]
-fn sessions_are_listed_one_by_one_where_the_kernel_has_no_batches() -> Result<()> {
-    require_root!();
-    let mut child = Command::new(std::env::current_exe()?);
-    child
-        .args([
-            "--exact",
-            "sessions_are_listed_from_every_page_if_the_index_leads_to_them",
-        ])
-        .env("KYLIN_VR_WITHOUT", "batch");
-    let said = program::run(child, Duration::from_secs(60))?.ok()?;
-    ensure!(said.contains("1 passed"), "{said}");
     Ok(())
 }
 
@@ -271,58 +169,28 @@ fn flows_whose_rule_is_gone_end_and_the_others_stay() -> Result<()> {
     let masqueraded = session(1, Sort::Masquerade, 1000);
     let forwarded = session(2, Sort::Forward, 2000);
     let hairpin = session(3, Sort::HairpinForward, 3000);
-    ensure!(flows(&forwarded).len() == 2 && flows(&hairpin).len() == 4);
-    maps.begin(0, &masqueraded)?;
-    maps.begin(16_384, &forwarded)?;
-    maps.begin(SLOTS - 1, &hairpin)?;
+    maps.fill(0, &masqueraded)?;
+    maps.fill(16_384, &forwarded)?;
+    maps.fill(SLOTS - 1, &hairpin)?;
 
-    ensure!(maps.end_forwards()? == 2);
+    ensure!(maps.end_forwards() == 2);
     ensure!(maps.serials(|_| true)? == [1]);
-    for (flow, _) in flows(&forwarded).into_iter().chain(flows(&hairpin)) {
-        ensure!(maps.place(&flow).is_none(), "{flow:?} is still there");
-    }
-    for (flow, direction) in flows(&masqueraded) {
-        ensure!(maps.place(&flow) == Some(Place::new(0, 1, direction)));
-    }
-    // The slots are the programs' business.
-    let slot = maps.slots.get(&16_384, 0)?;
-    ensure!(slot == session_bytes(&forwarded));
-    ensure!(maps.end_forwards()? == 0);
-    Ok(())
-}
-
-#[test]
-fn what_is_another_sessions_by_now_stays() -> Result<()> {
-    require_root!();
-    let mut maps = Maps::new()?;
-    let forwarded = session(1, Sort::Forward, 1000);
-    maps.begin(5, &forwarded)?;
-    let answers = forwarded.arriving(Direction::Back);
-    for others in [
-        Place::new(6, 1, Direction::Back),
-        Place::new(5, 2, Direction::Back),
-        Place::new(5, 1, Direction::Forth),
-    ] {
-        maps.begin(5, &forwarded)?;
-        maps.enter(&answers, others)?;
-        ensure!(maps.end_forwards()? == 1);
-        ensure!(maps.place(&forwarded.flow).is_none());
-        ensure!(maps.place(&answers) == Some(others), "{others:?} was taken");
-    }
-    Ok(())
-}
-
-#[test]
-fn a_walk_that_was_cut_short_is_finished_by_the_next() -> Result<()> {
-    require_root!();
-    let mut maps = Maps::new()?;
-    let hairpin = session(1, Sort::HairpinForward, 1000);
-    maps.begin(5, &hairpin)?;
-    maps.leave(&hairpin.arriving(Direction::Back))?;
-    ensure!(maps.end_forwards()? == 1);
-    for (flow, _) in flows(&hairpin) {
-        ensure!(maps.place(&flow).is_none(), "{flow:?} is still there");
-    }
+    ensure!(maps.at(0)? == masqueraded);
+    // All else of a slot is the programs' business.
+    let ended = |session: Session| Session {
+        ended: session.serial,
+        ..session
+    };
+    ensure!(maps.at(16_384)? == ended(forwarded));
+    ensure!(maps.at(SLOTS - 1)? == ended(hairpin));
+    ensure!(maps.end_forwards() == 0);
+    // Another one that gets the slot has not ended.
+    let next = Session {
+        ended: 2,
+        ..session(4, Sort::Masquerade, 2001)
+    };
+    maps.fill(16_384, &next)?;
+    ensure!(maps.serials(|_| true)? == [1, 4]);
     Ok(())
 }
 
@@ -351,13 +219,13 @@ fn the_command_lists_sessions_until_load_ends_them() -> Result<()> {
             created: begun,
             ..session(slot, sort, 40_000)
         };
-        maps.begin(slot, &session)?;
+        maps.fill(slot, &session)?;
     }
     let over = Session {
         last_seen: 0,
         ..session(4, Sort::Masquerade, 40_001)
     };
-    maps.begin(4, &over)?;
+    maps.fill(4, &over)?;
     let listed = lab.vr(&["sessions"])?.ok()?;
     println!("{listed}");
     ensure!(listed.lines().count() == 4, "{listed}");
@@ -401,7 +269,7 @@ fn whoever_reads_only_the_first_sessions_gets_no_complaint() -> Result<()> {
             created: last_seen,
             ..session(slot + 1, Sort::Masquerade, slot as u16)
         };
-        maps.begin(slot, &session)?;
+        maps.fill(slot, &session)?;
     }
     let mut child = lab
         .vr_command()?

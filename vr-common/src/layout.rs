@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this file. Pinned maps of another version are not reused.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Value of the `ADDRESSES` map, whose key is an [`Addr`]: all roles that one address has.
 #[repr(C, align(8))]

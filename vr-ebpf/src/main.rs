@@ -11,6 +11,7 @@
 
 mod decisions;
 mod hold;
+mod index;
 mod kernel;
 mod maps;
 mod roles;

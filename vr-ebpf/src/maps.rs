@@ -1,7 +1,7 @@
 //! The maps, and the look-ups that the decision makes in them.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, lpm_trie::Key},
     programs::{TcContext, XdpContext},
@@ -14,6 +14,7 @@ use vr_common::{
     session::{
         self, Found, Opening, Outside, Segment,
         flow::{Ends, Flow},
+        index::{Entry, Inserted, is_found},
         record::{
             Direction, Endpoint, FRAGMENTS as FRAGMENT_SLOTS, Fragments, HOSTS as HOST_SLOTS, Host,
             Mapping, PORTS as PORT_SLOTS, Place, Session, Settings, Ticks,
@@ -26,6 +27,7 @@ use vr_common::{
 
 use crate::{
     decisions::InWork,
+    index,
     kernel::{self, RawContext},
     roles, route,
 };
@@ -56,15 +58,12 @@ static RULES: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1024, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// Sessions, by slot. The loader sets the size, here and of the maps below.
+/// Sessions, by slot. The loader sets the size, here and of the maps below; it has the array in its own memory too, where it writes
+/// [`Session::ended`].
 #[map]
-static SESSIONS: Array<Session> = Array::with_max_entries(1024, 0);
+static SESSIONS: Array<Session> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 
-/// Where the session of a flow is: two elements a session, four for one that changes both source and destination.
-#[map]
-static INDEX: HashMap<Flow, Place> = HashMap::with_max_entries(1024, 0);
-
-/// Both sides of every mapping.
+/// Mappings, by their outside port.
 #[map]
 static MAPPINGS: HashMap<Endpoint, Mapping> = HashMap::with_max_entries(1024, 0);
 
@@ -111,6 +110,8 @@ const NOEXIST: u64 = BPF_NOEXIST as u64;
 pub struct Sessions;
 
 impl Store for Sessions {
+    type Group = kernel::GroupPlace;
+
     #[inline(always)]
     fn now(&self) -> Ticks {
         route::now()
@@ -124,21 +125,34 @@ impl Store for Sessions {
         SETTINGS.get(0)
     }
     #[inline(always)]
-    fn place(&self, flow: &Flow) -> Option<Place> {
-        kernel::copy(INDEX.get_ptr(flow)?, |_| true)
+    fn group(&self, number: u32) -> Option<kernel::GroupPlace> {
+        index::group(number)
     }
     #[inline(always)]
-    fn enter(&self, flow: &Flow, place: Place) -> bool {
-        INDEX.insert(flow, place, NOEXIST).is_ok()
+    fn search(&self, flow: &Flow) -> u64 {
+        let [addresses, rest] = flow.words();
+        index::index_search(addresses, rest)
     }
     #[inline(always)]
-    fn leave(&self, flow: &Flow) {
-        // Somebody else may have been faster.
-        let _ = INDEX.remove(flow);
+    fn search_inside(&self, inside: &Endpoint, address: Addr) -> u64 {
+        index::index_search_inside(inside.word(), address.wire())
+    }
+    #[inline(always)]
+    fn insert(&self, [first, second]: [u64; 2], entry: Entry, known: u32) -> Inserted {
+        Inserted::from_number(index::index_insert(first, second, entry.0, known))
+    }
+    #[inline(always)]
+    fn remove(&self, [first, second]: [u64; 2], entry: Entry) {
+        index::index_remove(first, second, entry.0);
     }
     #[inline(always)]
     fn slot(&self, slot: u32) -> Option<Session> {
         Some(Session::from_words(kernel::words(SESSIONS.get_ptr(slot)?)))
+    }
+    #[inline(always)]
+    fn has(&self, slot: u32, flow: &Flow, direction: Direction) -> u32 {
+        let [addresses, rest] = flow.words();
+        session_has(addresses, rest, Place::new(slot, 0, direction).tag())
     }
     #[inline(always)]
     fn session(&self, place: Place) -> Option<Session> {
@@ -269,8 +283,9 @@ impl Store for Sessions {
         session_release(slot);
     }
     #[inline(always)]
-    fn enter_session(&self, slot: u32) -> bool {
-        session_enter(slot) != 0
+    fn enter_of(&self, slot: u32, direction: Direction, is_halfway: bool) -> bool {
+        let tag = Place::new(slot, 0, direction).tag();
+        session_enter_of(tag, u32::from(is_halfway)) != 0
     }
 }
 
@@ -287,22 +302,52 @@ fn of(queue: store::Queue) -> &'static Queue<u32> {
 // than anew for each way that leads to it; on 5.10 it takes only numbers as their arguments. Each has a stack frame of its own, of
 // the 512 bytes that all frames together may take.
 
-/// [`session::find`]; [`Place::word`], or 0.
+/// [`Session::has`], of the slot and direction of a tag.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn session_find(addresses: u64, rest: u64, tcp_flags: u32) -> u64 {
-    let segment = Segment {
-        flow: Flow::from_words([addresses, rest]),
-        tcp_flags: tcp_flags as u8,
-    };
-    session::find(&Sessions, &segment).map_or(0, |place| place.word())
+extern "C" fn session_has(addresses: u64, rest: u64, tag: u32) -> u32 {
+    let (flow, place) = (Flow::from_words([addresses, rest]), Place::tagged(tag, 0));
+    match SESSIONS.get_ptr(place.slot()) {
+        Some(session) => Session::has(|word| kernel::word(session, word), &flow, place.direction()),
+        None => 0,
+    }
 }
 
-/// [`session::peek`]; [`Place::word`], or 0.
+/// [`session::notes`] of the place of this word.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn session_peek(addresses: u64, rest: u64) -> u64 {
-    session::peek(&Sessions, &Flow::from_words([addresses, rest])).map_or(0, |place| place.word())
+extern "C" fn session_notes(place: u64, tcp_flags: u32) -> u32 {
+    let place = Place::from_word(place);
+    u32::from(session::notes(&Sessions, place, tcp_flags as u8))
+}
+
+/// [`session::lives`] of the place of this word.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn session_lives(place: u64) -> u32 {
+    u32::from(session::lives(&Sessions, Place::from_word(place)))
+}
+
+/// [`session::find`], in two steps that do not nest; [`Place::word`], or 0.
+#[inline(always)]
+fn session_find(flow: &Flow, tcp_flags: u8) -> u64 {
+    let searched = Sessions.search(flow);
+    if is_found(searched) && session_notes(searched, u32::from(tcp_flags)) != 0 {
+        searched
+    } else {
+        0
+    }
+}
+
+/// [`session::peek`], in two steps too; [`Place::word`], or 0.
+#[inline(always)]
+fn session_peek(flow: &Flow) -> u64 {
+    let searched = Sessions.search(flow);
+    if is_found(searched) && session_lives(searched) != 0 {
+        searched
+    } else {
+        0
+    }
 }
 
 /// [`session::tagged`]; [`Place::word`], or 0.
@@ -409,11 +454,17 @@ extern "C" fn session_release(slot: u32) -> u32 {
     0
 }
 
-/// [`session::step::enter`].
+/// [`session::step::enter_of`] of the slot and direction of a tag.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn session_enter(slot: u32) -> u32 {
-    u32::from(session::step::enter(&Sessions, slot))
+extern "C" fn session_enter_of(tag: u32, is_halfway: u32) -> u32 {
+    let place = Place::tagged(tag, 0);
+    u32::from(session::step::enter_of(
+        &Sessions,
+        place.slot(),
+        place.direction(),
+        is_halfway != 0,
+    ))
 }
 
 /// Finds how the first fragment of a datagram went, and leaves it in [`ENDS`]; 0 if it was not here.
@@ -545,18 +596,15 @@ impl Tables for Maps {
         if self.opened >> 32 != 0 {
             return found(self.opened);
         }
-        let [addresses, rest] = segment.flow.words();
-        found(session_find(addresses, rest, u32::from(segment.tcp_flags)))
+        found(session_find(&segment.flow, segment.tcp_flags))
     }
     #[inline(always)]
     fn peek(&self, flow: &Flow) -> Option<Found> {
-        let [addresses, rest] = flow.words();
-        found(session_peek(addresses, rest))
+        found(session_peek(flow))
     }
     #[inline(always)]
     fn tag(&self, flow: &Flow) -> u32 {
-        let [addresses, rest] = flow.words();
-        match session_peek(addresses, rest) {
+        match session_peek(flow) {
             0 => Place::NO_TAG,
             word => Place::from_word(word).tag(),
         }
@@ -568,8 +616,7 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn before(&self, halfway: &Flow) -> Option<Ends> {
-        let [addresses, rest] = halfway.words();
-        match session_peek(addresses, rest) {
+        match session_peek(halfway) {
             0 => None,
             word => session::before(&Sessions, Place::from_word(word)),
         }

@@ -461,7 +461,7 @@ fn end_flows(generation: &Generation, to: &Picture) -> Result<()> {
         entries: &to.entries,
         forward: &|eip, protocol, port| longest_prefix(&to.forwards, eip, protocol, port),
         settings,
-    })?;
+    });
     Ok(())
 }
 

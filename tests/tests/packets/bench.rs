@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, Queue};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use vr_common::outcome::{Hook, Outcome};
+use vr_common::session::index::GROUP;
 use vr_common::session::record::{Fragments, Host, Session};
 use vr_tests::{link::Via, netns::Netns, packet::describe};
 use vr_userspace::ebpf::{Generation, Programs};
@@ -161,8 +162,13 @@ impl Bench {
             let keys: Vec<[u8; K]> = table.read()?.into_keys().collect();
             keys.iter().try_for_each(|key| table.remove_if_there(key))
         }
-        empty::<16, 8>(self, "INDEX")?;
         empty::<8, 24>(self, "MAPPINGS")?;
+        let mut index: Array<MapData, [u8; GROUP]> =
+            Map::Array(self.generation.map("INDEX")?).try_into()?;
+        // Behind its head.
+        for group in 1..index.len() {
+            index.set(group, [0; GROUP], 0)?;
+        }
         let mut fragments: HashMap<MapData, [u8; 12], [u8; size_of::<Fragments>()]> =
             Map::LruHashMap(self.generation.map("FRAGMENTS")?).try_into()?;
         let keys: Vec<[u8; 12]> = fragments.keys().collect::<Result<_, _>>()?;

@@ -1,21 +1,7 @@
 //! The records from and to bytes, as the loader reads and writes them; what has no other use for it is not turned elsewhere.
 
-use super::record::{Direction, Endpoint, Mapping, POOL, Place, Settings};
+use super::record::{Endpoint, Host, Mapping, POOL, Session, Settings};
 use crate::wire::{Addr, Be16};
-
-impl Place {
-    /// As it lies in the map.
-    #[must_use]
-    pub fn to_bytes(self) -> [u8; 8] {
-        let direction = match self.direction() {
-            Direction::Forth => 0,
-            Direction::Back => 1 << 31,
-        };
-        let [a, b, c, d] = (self.slot() | direction).to_ne_bytes();
-        let [e, f, g, h] = self.serial.to_ne_bytes();
-        [a, b, c, d, e, f, g, h]
-    }
-}
 
 impl Endpoint {
     /// As it lies in the map.
@@ -67,6 +53,44 @@ impl Mapping {
             serial,
             reserved,
         }
+    }
+}
+
+impl Session {
+    /// As it lies in the map.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 64] {
+        let [a, b, c] = self.flow.ends.words();
+        let kind = u32::from_ne_bytes([self.flow.protocol, self.flow.kind, 0, 0]);
+        let [d, e, f] = self.translated.words();
+        let [forth, back] = self.shown;
+        bytes_of([
+            self.serial,
+            self.last_seen,
+            a,
+            b,
+            c,
+            kind,
+            d,
+            e,
+            f,
+            u32::from_ne_bytes([forth, back, self.sort, self.flags]),
+            self.rule,
+            self.mapping,
+            self.created,
+            self.ended,
+            0,
+            0,
+        ])
+    }
+}
+
+impl Host {
+    /// As it lies in the map.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 16] {
+        let words = [self.all, self.counted, self.half_open, 0];
+        bytes_of(words.map(|word| u32::from_ne_bytes(word.to_ne_bytes())))
     }
 }
 
@@ -128,9 +152,6 @@ mod tests {
 
     #[test]
     fn records_come_back_from_their_bytes() {
-        let back = Place::new(7, 0xabcd_ef01, Direction::Back);
-        assert_eq!(Place::from_bytes(back.to_bytes()), back);
-
         let endpoint = Endpoint {
             address: Addr::new(10, 1, 2, 3),
             port: Be16::new(0x1234),
@@ -152,6 +173,30 @@ mod tests {
         };
         assert_eq!(mapping.to_bytes()[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(Mapping::from_bytes(&mapping.to_bytes()), mapping);
+    }
+
+    #[test]
+    fn sessions_come_back_from_their_bytes() {
+        let bytes = core::array::from_fn(|at| {
+            if at >= 56 || [22, 23].contains(&at) {
+                0
+            } else {
+                at as u8 + 1
+            }
+        });
+        let session = Session::from_bytes(&bytes);
+        assert_eq!(session.to_bytes(), bytes);
+        assert_eq!(session.ended, u32::from_ne_bytes([53, 54, 55, 56]));
+        let host = Host {
+            all: 1,
+            counted: 2,
+            half_open: -3,
+            reserved: 0,
+        };
+        assert_eq!(
+            host.to_bytes()[..5],
+            [1i32.to_ne_bytes().as_slice(), &2i32.to_ne_bytes()[..1]].concat()[..]
+        );
     }
 
     #[test]

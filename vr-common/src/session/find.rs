@@ -2,6 +2,7 @@
 
 use super::{
     flow::{Ends, Flow},
+    reclaim::is_dead_at,
     record::{Direction, Place, Sort},
     store::Store,
     track,
@@ -68,31 +69,41 @@ impl Found {
 /// Where the session of a packet is, if it has one; the session takes note of the packet.
 #[inline(always)]
 pub fn find<S: Store + ?Sized>(store: &S, segment: &Segment) -> Option<Place> {
-    let settings = store.settings()?;
     let place = store.place(&segment.flow)?;
-    let session = store.session(place)?;
-    // An element of the index may have been given to another flow while it was read.
-    if session.arriving(place.direction()) != segment.flow
-        || track::is_over(&session, settings, store.now())
-    {
-        return None;
+    notes(store, place, segment.tcp_flags).then_some(place)
+}
+
+/// Whether the session at a place lives; it takes note of one more packet. (The place has the serial that the slot had when the flow was
+/// compared. So this is the session of that flow, or none.)
+#[inline(always)]
+pub fn notes<S: Store + ?Sized>(store: &S, place: Place, tcp_flags: u8) -> bool {
+    let Some(settings) = store.settings() else {
+        return false;
+    };
+    let Some(session) = store.session(place) else {
+        return false;
+    };
+    if track::is_over(&session, settings, store.now()) {
+        return false;
     }
-    track::track(store, settings, place, &session, segment.tcp_flags);
-    Some(place)
+    track::track(store, settings, place, &session, tcp_flags);
+    true
 }
 
 /// Where the session of a flow is; it takes no note. For the packets that ICMP errors quote, half translated or not.
 #[inline(always)]
 pub fn peek<S: Store + ?Sized>(store: &S, flow: &Flow) -> Option<Place> {
-    let settings = store.settings()?;
     let place = store.place(flow)?;
-    let session = store.session(place)?;
-    let is_it = if flow.kind & Flow::HALFWAY == 0 {
-        session.arriving(place.direction()) == *flow
-    } else {
-        session.halfway(place.direction()) == Some(*flow)
+    lives(store, place).then_some(place)
+}
+
+/// Whether the session at a place lives.
+#[inline(always)]
+pub fn lives<S: Store + ?Sized>(store: &S, place: Place) -> bool {
+    let Some(settings) = store.settings() else {
+        return false;
     };
-    (is_it && !track::is_over(&session, settings, store.now())).then_some(place)
+    !is_dead_at(store, settings, place)
 }
 
 /// Where the session of a tag is, if a packet that is half translated may be of it; it takes no note.

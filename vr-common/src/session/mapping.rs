@@ -2,7 +2,7 @@
 //!
 //! A mapping is an element of a map under its outside port. It is entered where nothing was: that is the allocation of the port,
 //! whichever CPU does it. It counts the sessions that hold it, and knows when the last of them ends. A host that could not keep
-//! its own port has a second element, under its inside port, that leads to the first.
+//! its own port has an entry in the index, under its inside port, that leads to the mapping.
 
 use super::{
     flow::Ends,
@@ -174,29 +174,22 @@ fn existing<S: Store + ?Sized>(
     outside: &Outside,
     expires: Ticks,
 ) -> Obtained {
-    let Some(mapping) = store.mapping(inside) else {
-        return Obtained::NONE;
+    let found = store.search_inside(inside, outside.address);
+    let obtained = Obtained {
+        port: Be16::from_wire(found as u16),
+        serial: (found >> 32) as u32,
     };
-    let endpoint = Endpoint {
-        address: mapping.address,
-        port: mapping.port,
-        protocol: inside.protocol,
-        side: Endpoint::OUTSIDE,
-    };
-    if mapping.address == outside.address
-        && store
-            .mapping(&endpoint)
-            .is_some_and(|truth| truth.serial == mapping.serial)
-    {
+    if !obtained.is_none() {
+        let endpoint = Endpoint {
+            address: outside.address,
+            port: obtained.port,
+            protocol: inside.protocol,
+            side: Endpoint::OUTSIDE,
+        };
         store.hold_mapping(&endpoint, 1);
         store.extend_mapping(&endpoint, expires);
-        return Obtained {
-            port: mapping.port,
-            serial: mapping.serial,
-        };
     }
-    store.unmap(inside);
-    Obtained::NONE
+    obtained
 }
 
 /// Maps to a port that nobody has: the host's own if that is free, else one of the same parity if there is one
@@ -224,16 +217,10 @@ fn allocate<S: Store + ?Sized>(
         return Obtained::NONE;
     }
     count_one(store, inside.protocol, outside.pool, port);
-    let back = Mapping {
-        address: outside.address,
-        port,
-        side: Endpoint::OUTSIDE,
-        ..*mapping
-    };
-    if store.map(inside, &back) {
+    if store.enter_inside(inside, outside.address, port) {
         return Obtained { port, serial };
     }
-    // Another CPU has mapped this host's port at the same time, or the map is full.
+    // Another CPU has mapped this host's port at the same time, or the index has no room.
     let endpoint = Endpoint {
         address: outside.address,
         port,
@@ -426,12 +413,8 @@ fn remove<S: Store + ?Sized>(store: &S, endpoint: &Endpoint, mapping: &Mapping) 
         protocol: endpoint.protocol,
         side: mapping.side,
     };
-    if mapping.port != endpoint.port
-        && store
-            .mapping(&inside)
-            .is_some_and(|back| back.serial == mapping.serial && back.port == endpoint.port)
-    {
-        store.unmap(&inside);
+    if mapping.port != endpoint.port {
+        store.leave_inside(&inside, endpoint.port);
     }
     if store.unmap(endpoint) {
         store.count_ports(block_of(endpoint, mapping.pool), -1);

@@ -7,6 +7,7 @@
 mod bytes;
 mod find;
 pub mod flow;
+pub mod index;
 mod mapping;
 mod open;
 mod reclaim;
@@ -14,7 +15,7 @@ pub mod record;
 pub mod store;
 pub mod track;
 
-pub use find::{Found, Segment, before, find, peek, tagged};
+pub use find::{Found, Segment, before, find, lives, notes, peek, tagged};
 pub use mapping::{Outside, inside_of};
 pub use open::{Opening, open};
 
@@ -22,7 +23,7 @@ pub use open::{Opening, open};
 pub mod step {
     pub use super::{
         mapping::{map_source, release, roomy_block, take_one_of},
-        open::{begin, enter},
+        open::{begin, enter_of},
         reclaim::{acquire, stays},
     };
 }
@@ -59,10 +60,22 @@ impl Session {
         }
     }
 
+    /// What it has added so far.
+    #[must_use]
+    pub const fn held(&self) -> Host {
+        let ended = self.ended_counts();
+        Host {
+            all: -ended.all,
+            counted: -ended.counted,
+            half_open: -ended.half_open,
+            reserved: 0,
+        }
+    }
+
     /// What its end adds: the reverse of all before.
     #[inline(always)]
     #[must_use]
-    const fn ended(&self) -> Host {
+    const fn ended_counts(&self) -> Host {
         let begun = self.begun();
         if self.is_assured() {
             Host {
@@ -131,7 +144,7 @@ mod tests {
                 })
             };
             assert_eq!(
-                sum(&[half_open.begun(), half_open.ended()]),
+                sum(&[half_open.begun(), half_open.ended_counts()]),
                 [0; 3],
                 "{sort:?}"
             );
@@ -140,7 +153,7 @@ mod tests {
             let begun = i32::from(!sort.is_from_outside());
             assert_eq!(sum(&[half_open.begun()]), [1, begun, begun], "{sort:?}");
             let [a, b, c] = sum(&whole);
-            assert_eq!(sum(&[assured.ended()]), [-a, -b, -c], "{sort:?}");
+            assert_eq!(sum(&[assured.ended_counts()]), [-a, -b, -c], "{sort:?}");
         }
     }
 
@@ -201,6 +214,48 @@ mod tests {
             let place = Place::new(slot, serial, direction);
             prop_assert_eq!(Place::from_word(place.word()), place);
             prop_assert_eq!((place.slot(), place.direction()), (slot, direction));
+        }
+
+        #[test]
+        fn a_session_has_its_flows_and_no_others(
+            flow in flow(), translated in ends(), keeps: [bool; 4], other in flow(), like: [bool; 4],
+        ) {
+            let kind = flow.kind & !(Flow::HALFWAY | Flow::UNKNOWN);
+            let mut session = Session {
+                serial: 7,
+                flow: Flow { kind, ..flow },
+                translated,
+                ..Session::EMPTY
+            };
+            let (was, is) = (session.flow.ends, &mut session.translated);
+            let [source, destination, source_port, destination_port] = keeps;
+            if source { is.source = was.source; }
+            if destination { is.destination = was.destination; }
+            if source_port { is.source_port = was.source_port; }
+            if destination_port { is.destination_port = was.destination_port; }
+            let bytes = session.to_bytes();
+            let read = |word: usize| {
+                u32::from_ne_bytes(bytes[4 * word..4 * word + 4].try_into().unwrap_or_default())
+            };
+            for direction in Direction::ALL {
+                let arriving = session.arriving(direction);
+                let halfway = session.halfway(direction);
+                prop_assert_eq!(Session::has(read, &arriving, direction), 7);
+                if let Some(halfway) = halfway {
+                    prop_assert_eq!(Session::has(read, &halfway, direction), 7);
+                }
+                // Something that is the same in part.
+                for base in [arriving, halfway.unwrap_or(arriving.halfway())] {
+                    let mut near = base;
+                    let [a, b, c, d] = like;
+                    if !a { near.ends.source = other.ends.source; }
+                    if !b { near.ends.destination = other.ends.destination; }
+                    if !c { near.ends.source_port = other.ends.source_port; }
+                    if !d { near.protocol = other.protocol; }
+                    let is_it = near == arriving || Some(near) == halfway;
+                    prop_assert_eq!(Session::has(read, &near, direction), if is_it { 7 } else { 0 });
+                }
+            }
         }
 
         #[test]

@@ -212,9 +212,7 @@ fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, opening:
     };
     // Where there is no mapping to be had the own port is tried first too, unless the host could not be told from another
     // then: its answers may be another's already.
-    if (is_mapped || !opening.sort.is_masqueraded() || !flow.has_ports())
-        && store.enter_session(slot)
-    {
+    if (is_mapped || !opening.sort.is_masqueraded() || !flow.has_ports()) && enter(store, slot) {
         return true;
     }
     if is_mapped {
@@ -228,7 +226,7 @@ fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, opening:
         return false;
     };
     store.set_source(slot, from, port, 0);
-    store.enter_session(slot)
+    enter(store, slot)
 }
 
 /// A port that the session's peer does not see from us yet.
@@ -247,46 +245,69 @@ fn vacant_port<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> 
     None
 }
 
-/// Enters the two flows of the session in a slot, both or none. The answers' first: that is what may not be given away twice.
+/// Enters the two flows of the session in a slot, both or none. The answers' first: that is what may not be given away twice. Half
+/// translated, they are only for the quotes of the kernel's own errors: of two that look the same then, either will do.
 #[inline(always)]
-pub fn enter<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
-    let Some(settings) = store.settings() else {
-        return false;
-    };
-    let Some(session) = store.slot(slot) else {
-        return false;
-    };
-    let place = |direction| Place::new(slot, session.serial, direction);
-    let back = session.arriving(Direction::Back);
-    if !enter_one(store, settings, &back, place(Direction::Back)) {
+fn enter<S: Store + ?Sized>(store: &S, slot: u32) -> bool {
+    if !store.enter_of(slot, Direction::Back, false) {
         return false;
     }
-    if !enter_one(store, settings, &session.flow, place(Direction::Forth)) {
-        reclaim::leave_all(store, slot, &session);
-        return false;
-    }
-    for direction in Direction::ALL {
-        if let Some(flow) = session.halfway(direction) {
-            // For the quotes of the kernel's own errors only: of two that look the same then, either will do.
-            enter_one(store, settings, &flow, place(direction));
+    if !store.enter_of(slot, Direction::Forth, false) {
+        if let Some(session) = store.slot(slot) {
+            store.leave(&session.arriving(Direction::Back), slot, Direction::Back);
         }
+        return false;
+    }
+    if store
+        .slot(slot)
+        .is_some_and(|session| session.halfway(Direction::Forth).is_some())
+    {
+        store.enter_of(slot, Direction::Forth, true);
+        store.enter_of(slot, Direction::Back, true);
     }
     true
 }
 
+/// Enters one flow of the session in a slot; whether that was possible.
+#[inline(always)]
+pub fn enter_of<S: Store + ?Sized>(
+    store: &S,
+    slot: u32,
+    direction: Direction,
+    is_halfway: bool,
+) -> bool {
+    let (Some(settings), Some(session)) = (store.settings(), store.slot(slot)) else {
+        return false;
+    };
+    let mut flow = session.arriving(direction);
+    if is_halfway {
+        match session.halfway(direction) {
+            Some(halfway) => flow = halfway,
+            None => return false,
+        }
+    }
+    enter_one(store, settings, &flow, slot, direction)
+}
+
 /// Enters one flow, in place of a dead session's.
 #[inline(always)]
-fn enter_one<S: Store + ?Sized>(store: &S, settings: &Settings, flow: &Flow, place: Place) -> bool {
-    if store.enter(flow, place) {
+fn enter_one<S: Store + ?Sized>(
+    store: &S,
+    settings: &Settings,
+    flow: &Flow,
+    slot: u32,
+    direction: Direction,
+) -> bool {
+    if store.enter(flow, slot, direction) {
         return true;
     }
     let Some(other) = store.place(flow) else {
-        // The map is full.
+        // Its group is full.
         return false;
     };
     if !is_dead_at(store, settings, other) {
         return false;
     }
-    store.leave(flow);
-    store.enter(flow, place)
+    store.leave(flow, other.slot(), other.direction());
+    store.enter(flow, slot, direction)
 }

@@ -58,7 +58,7 @@ impl Direction {
     pub const ALL: [Self; 2] = [Self::Forth, Self::Back];
 }
 
-/// Value of the `INDEX` map: which session a flow belongs to. The truth is in the session; this only says where to look.
+/// Which session a flow belongs to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Place {
@@ -127,15 +127,6 @@ impl Place {
     #[must_use]
     pub const fn tagged(tag: u32, serial: u32) -> Self {
         Self { slot: tag, serial }
-    }
-    /// From what lies in the map.
-    #[must_use]
-    pub fn from_bytes(bytes: [u8; 8]) -> Self {
-        let [a, b, c, d, e, f, g, h] = bytes;
-        Self {
-            slot: u32::from_ne_bytes([a, b, c, d]),
-            serial: u32::from_ne_bytes([e, f, g, h]),
-        }
     }
 }
 
@@ -243,8 +234,10 @@ pub struct Session {
     pub mapping: u32,
     /// When it began.
     pub created: Ticks,
+    /// The loader's alone to write, who so ends the session of this serial; whatever else stands here is of another one.
+    pub ended: u32,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Session>() == 64);
@@ -290,7 +283,8 @@ impl Session {
         rule: 0,
         mapping: 0,
         created: 0,
-        reserved: [0; 3],
+        ended: 0,
+        reserved: [0; 2],
     };
 
     /// From what lies in the map.
@@ -316,7 +310,7 @@ impl Session {
         let [new_ports, state] = halves(d);
         let [forth, back, sort, flags] = state.to_ne_bytes();
         let [rule, mapping] = halves(e);
-        let [created, _] = halves(f);
+        let [created, ended] = halves(f);
         Self {
             serial,
             last_seen,
@@ -333,7 +327,8 @@ impl Session {
             rule,
             mapping,
             created,
-            reserved: [0; 3],
+            ended,
+            reserved: [0; 2],
         }
     }
 
@@ -373,6 +368,42 @@ impl Session {
             Direction::Forth => self.flow,
             Direction::Back => self.flow.between(self.translated).reversed(),
         }
+    }
+
+    /// The serial of the session whose words (of 32 bits, as they lie in memory) `read` reads, if a flow is that of this direction
+    /// ([`Session::arriving`], [`Session::halfway`]); else 0. Word by word, because in the kernel a whole one takes too much stack.
+    #[inline(always)]
+    pub fn has(read: impl Fn(usize) -> u32, flow: &Flow, direction: Direction) -> u32 {
+        // Read before the flow is: whoever has this serial afterwards, has had the flow.
+        let serial = read(0);
+        // As the session has it: between the ends that its packets forth come from and go to.
+        let as_begun = match direction {
+            Direction::Forth => *flow,
+            Direction::Back => flow.reversed(),
+        };
+        let [source, destination, ports] = as_begun.ends.words();
+        let kind = u32::from_ne_bytes([flow.protocol, as_begun.kind & !Flow::HALFWAY, 0, 0]);
+        // One branch, or else the verifier would go on behind each. Half translated, one direction has the new destination and the
+        // old source, and so has the other.
+        let mut differs = read(5) ^ kind;
+        let mut changes = true;
+        if flow.kind & Flow::HALFWAY != 0 {
+            let [_, _, c, d] = read(8).to_ne_bytes();
+            let [a, b, ..] = read(4).to_ne_bytes();
+            differs |= read(2) ^ source;
+            differs |= read(7) ^ destination;
+            differs |= u32::from_ne_bytes([a, b, c, d]) ^ ports;
+            changes = read(6) != source && read(3) != destination;
+        } else {
+            let first = match direction {
+                Direction::Forth => 2,
+                Direction::Back => 6,
+            };
+            differs |= read(first) ^ source;
+            differs |= read(first + 1) ^ destination;
+            differs |= read(first + 2) ^ ports;
+        }
+        if differs == 0 && changes { serial } else { 0 }
     }
 
     /// The ends that a direction's packets leave with.
@@ -464,7 +495,7 @@ pub struct Waiting {
 
 const _: () = assert!(size_of::<Waiting>() == 96);
 
-/// Key of the `MAPPINGS` map (RFC 4787 §4.1): one side of a mapping. The inside has an element only where its port is another.
+/// One side of a mapping (RFC 4787 §4.1); that of the outside is a key of the `MAPPINGS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -511,21 +542,21 @@ impl Endpoint {
     }
 }
 
-/// Value of the `MAPPINGS` map: the other side. One element for each side; that of the outside is the truth.
+/// Value of the `MAPPINGS` map: the inside of an outside port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// The other side's address.
+    /// The host inside.
     pub address: Addr,
-    /// The other side's port.
+    /// Its port.
     pub port: Be16,
     /// Index of the outside address: 0 for the uplink's, from 1 on the pool's.
     pub pool: u8,
-    /// The other side's [`Endpoint::side`].
+    /// The inside's [`Endpoint::side`].
     pub side: u8,
-    /// Sessions that hold it. Only in the element of the outside.
+    /// Sessions that hold it.
     pub sessions: i32,
-    /// When the last of its sessions ends, if nothing more is heard. Only in the element of the outside.
+    /// When the last of its sessions ends, if nothing more is heard.
     pub expires: Ticks,
     /// Tells it from others that had the same port before.
     pub serial: u32,

@@ -2,6 +2,7 @@
 
 use super::{
     flow::Flow,
+    index::{self, Entry, Inserted},
     mapping::Outside,
     record::{Direction, Endpoint, Host, Mapping, Place, Session, Settings, Ticks},
 };
@@ -20,8 +21,12 @@ pub enum Queue {
 
 /// The maps of sessions, and the clock. Each call is atomic by itself, and nothing more is.
 ///
-/// The last six are steps of [`super::open`], which a kernel makes subprograms: what they need is in the slot.
+/// The last ones are steps, most of them of [`super::open`], which a kernel makes subprograms: they need numbers only, and what is
+/// in the slot.
 pub trait Store {
+    /// A group of the index.
+    type Group: index::Group;
+
     /// The tick now.
     fn now(&self) -> Ticks;
     /// Any number.
@@ -29,18 +34,16 @@ pub trait Store {
     /// The settings; `None` never in a loaded router.
     fn settings(&self) -> Option<&Settings>;
 
-    /// Where the session of a flow is, or was.
-    fn place(&self, flow: &Flow) -> Option<Place>;
-    /// Enters a flow unless it is there already; whether it was entered.
-    fn enter(&self, flow: &Flow, place: Place) -> bool;
-    /// Takes a flow out.
-    fn leave(&self, flow: &Flow);
+    /// A group of the index, by its number; the head is the first.
+    fn group(&self, number: u32) -> Option<Self::Group>;
 
     /// What a slot holds, whoever owns it.
     fn slot(&self, slot: u32) -> Option<Session>;
+    /// The serial of the session in a slot if this is one of its flows ([`Session::has`]), else 0.
+    fn has(&self, slot: u32, flow: &Flow, direction: Direction) -> u32;
     /// The session at a place, unless the slot has gone to another one meanwhile.
     fn session(&self, place: Place) -> Option<Session>;
-    /// Writes a slot that the caller owns.
+    /// Writes a slot that the caller owns, but for [`Session::ended`].
     fn fill(&self, slot: u32, session: &Session);
     /// Writes the source that a session of the caller's is to leave with, and the serial of the mapping that it holds, or 0.
     fn set_source(&self, slot: u32, source: Addr, port: Be16, mapping: u32);
@@ -51,11 +54,11 @@ pub trait Store {
     /// Notes what a direction has shown.
     fn show(&self, slot: u32, direction: Direction, shown: u8);
 
-    /// The other side of a mapping.
+    /// The mapping that has an outside port.
     fn mapping(&self, endpoint: &Endpoint) -> Option<Mapping>;
-    /// Enters one side of a mapping unless it is there already; whether it was entered.
+    /// Enters a mapping unless its port has one already; whether it was entered.
     fn map(&self, endpoint: &Endpoint, mapping: &Mapping) -> bool;
-    /// Removes one side of a mapping; whether it was there.
+    /// Removes a mapping; whether it was there.
     fn unmap(&self, endpoint: &Endpoint) -> bool;
     /// Adds to the sessions that hold a mapping.
     fn hold_mapping(&self, endpoint: &Endpoint, sessions: i32);
@@ -76,6 +79,54 @@ pub trait Store {
     /// Puts a slot that the caller owns into a queue.
     fn push(&self, queue: Queue, slot: u32);
 
+    /// Where the session of a flow is, dead or alive.
+    #[inline(always)]
+    fn place(&self, flow: &Flow) -> Option<Place> {
+        let searched = self.search(flow);
+        index::is_found(searched).then(|| Place::from_word(searched))
+    }
+    /// Enters a flow unless it is there already; whether it was entered.
+    #[inline(always)]
+    fn enter(&self, flow: &Flow, slot: u32, direction: Direction) -> bool {
+        index::enter_flow(self, flow, slot, direction)
+    }
+    /// Takes a flow out, if it leads there.
+    #[inline(always)]
+    fn leave(&self, flow: &Flow, slot: u32, direction: Direction) {
+        self.remove(flow.words(), Entry::of_flow(flow, slot, direction));
+    }
+    /// Enters that a host's port has another one at an outside address, unless it has one there; whether it was entered.
+    #[inline(always)]
+    fn enter_inside(&self, inside: &Endpoint, address: Addr, port: Be16) -> bool {
+        index::enter_inside(self, inside, address, port)
+    }
+    /// Takes that out.
+    #[inline(always)]
+    fn leave_inside(&self, inside: &Endpoint, port: Be16) {
+        self.remove(index::words_of(inside), Entry::of_inside(port));
+    }
+
+    /// [`Place::word`] of a flow's session; less than 2³² if it has none ([`index::search`]).
+    #[inline(always)]
+    fn search(&self, flow: &Flow) -> u64 {
+        index::search_flow(self, flow)
+    }
+    /// The other port that a host's port has at an outside address, and the serial of that mapping in the upper half; less than 2³² if it
+    /// has none.
+    #[inline(always)]
+    fn search_inside(&self, inside: &Endpoint, address: Addr) -> u64 {
+        index::search_inside(self, inside, address)
+    }
+    /// [`index::insert`] into the group of these words.
+    #[inline(always)]
+    fn insert(&self, words: [u64; 2], entry: Entry, known: u32) -> Inserted {
+        index::insert_at(self, words, entry, known)
+    }
+    /// [`index::remove`] from the group of these words.
+    #[inline(always)]
+    fn remove(&self, words: [u64; 2], entry: Entry) {
+        index::remove_at(self, words, entry);
+    }
     /// [`super::reclaim::stays`].
     #[inline(always)]
     fn stays(&self, slot: u32, is_young: bool, is_calm: bool, now: Ticks) -> Option<Queue> {
@@ -108,9 +159,9 @@ pub trait Store {
     fn release(&self, slot: u32) {
         super::mapping::release(self, slot);
     }
-    /// [`super::open::enter`].
+    /// [`super::open::enter_of`].
     #[inline(always)]
-    fn enter_session(&self, slot: u32) -> bool {
-        super::open::enter(self, slot)
+    fn enter_of(&self, slot: u32, direction: Direction, is_halfway: bool) -> bool {
+        super::open::enter_of(self, slot, direction, is_halfway)
     }
 }

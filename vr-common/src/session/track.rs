@@ -56,12 +56,13 @@ pub const fn is_finished(shown: &[u8; 2]) -> bool {
     forth & back & Session::FIN != 0
 }
 
-/// Whether a session has ended: nothing was heard for too long.
+/// Whether a session has ended: nothing was heard for too long, or its rule is gone.
 #[inline(always)]
 #[must_use]
 pub const fn is_over(session: &Session, settings: &Settings, now: Ticks) -> bool {
     // Signed: another CPU may have seen a packet in a tick that has not come here yet.
     now.wrapping_sub(session.last_seen) as i32 > timeout(session, settings) as i32
+        || session.ended == session.serial
 }
 
 /// What the two directions have shown after one more packet of `direction`.
@@ -148,6 +149,7 @@ mod tests {
 
     fn session(sort: Sort) -> Session {
         let mut session = Session {
+            serial: 7,
             shown: [Session::SPOKE, 0],
             sort: sort as u8,
             ..Session::EMPTY
@@ -255,6 +257,14 @@ mod tests {
             let session = after(Sort::Masquerade, &open);
             assert!(is_established(&shown_after(&session, direction, TCP_SYN)));
         }
+    }
+
+    #[test]
+    fn what_the_loader_ends_is_over_and_what_comes_after_it_is_not() {
+        let session = session(Sort::Forward);
+        let is_over = |ended| is_over(&Session { ended, ..session }, &Settings::DEFAULT, 0);
+        assert!(is_over(session.serial));
+        assert!(!is_over(0) && !is_over(session.serial + 1));
     }
 
     #[test]

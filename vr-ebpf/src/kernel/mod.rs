@@ -1,5 +1,6 @@
 //! All that touches the kernel's memory: packets, map values, helpers. Nothing outside this folder is unsafe.
 
+mod group;
 mod held;
 mod packet;
 mod values;
@@ -12,6 +13,7 @@ use aya_ebpf::{
     helpers,
     programs::TcContext,
 };
+pub use group::{Group, Place as GroupPlace};
 pub use held::*;
 pub use packet::{Frame, Skb};
 pub use values::*;

@@ -25,7 +25,7 @@ const PACKET_HOST: u32 = 0;
 /// The context gives it as 32 bits. A compiler that knows so much sees that `start + at` cannot wrap, derives one bounds
 /// check from another and leaves it out; but the verifier learns only from a check on the very pointer that is read.
 #[inline(always)]
-fn opaque(pointer: usize) -> usize {
+pub(super) fn opaque(pointer: usize) -> usize {
     let same;
     // SAFETY: copies one register to another. (Without an instruction of its own the statement would give two lines of
     // the line table one offset, which the kernel refuses.)

@@ -60,6 +60,14 @@ pub fn words<T, const N: usize>(value: *const T) -> [u64; N] {
     core::array::from_fn(|index| unsafe { words.add(index).read_volatile() })
 }
 
+/// A word of a slot, of 32 bits.
+#[inline(always)]
+pub fn word(slot: *const Session, word: usize) -> u32 {
+    debug_assert!(word < size_of::<Session>() / 4);
+    // SAFETY: as for `copy`; there are so many words.
+    unsafe { slot.cast::<u32>().add(word).read_volatile() }
+}
+
 /// The session in a slot, if it is the one with this serial. Whoever gives the slot to another session takes the serial away
 /// before anything else, and writes the new one after everything else.
 #[inline(always)]
@@ -74,16 +82,21 @@ pub fn copy_session(slot: *const Session, serial: u32) -> Option<Session> {
     }
 }
 
-/// Writes a slot that nobody else writes.
+/// Writes a slot that nobody else writes, but for `ended`, which is the loader's.
 #[inline(always)]
 pub fn fill_session(slot: *mut Session, session: &Session) {
     // SAFETY: as for `copy_session`.
     unsafe {
         (&raw mut (*slot).serial).write_volatile(0);
-        slot.write_volatile(Session {
-            serial: 0,
-            ..*session
-        });
+        (&raw mut (*slot).last_seen).write_volatile(session.last_seen);
+        (&raw mut (*slot).flow).write_volatile(session.flow);
+        (&raw mut (*slot).translated).write_volatile(session.translated);
+        (&raw mut (*slot).shown).write_volatile(session.shown);
+        (&raw mut (*slot).sort).write_volatile(session.sort);
+        (&raw mut (*slot).flags).write_volatile(session.flags);
+        (&raw mut (*slot).rule).write_volatile(session.rule);
+        (&raw mut (*slot).mapping).write_volatile(session.mapping);
+        (&raw mut (*slot).created).write_volatile(session.created);
         (&raw mut (*slot).serial).write_volatile(session.serial);
     }
 }

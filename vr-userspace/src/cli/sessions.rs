@@ -158,7 +158,7 @@ impl Arguments {
         // What has run out stays in its slot until the slot is needed.
         let lasting = |session: &Session| Times::of(session, settings, begun).is_some();
         let live = sessions.live(|session| filter.admits(session) && lasting(session));
-        let rows = live.map(|session| Ok((session?, now()?)));
+        let rows = live.map(|(_, session)| Ok((session, now()?)));
         if self.count {
             self.print_numbers(rows, out)
         } else {

@@ -15,12 +15,16 @@ use serde::{Deserialize, Serialize};
 use vr_common::{
     layout::{ABI, AddressEntry, Counter, ForwardEntry, Interface},
     outcome::{Hook, Outcome},
-    session::record::{HELD_FRAMES, Settings},
+    session::{
+        index::{GROUP, groups_for},
+        record::{HELD_FRAMES, Settings},
+    },
     wire::Addr,
 };
 
 use super::{
     counters::RuleCounters,
+    index::Index,
     maps::{
         ADDRESSES, COUNTERS, EPOCH, FORWARD_KEY, FORWARDS, HELD_RING, INDEX, INTERFACES, MAPS,
         MIN_CAPACITY, Next, RULES, Room, SESSIONS, SETTINGS, capacity_for, counters_for,
@@ -28,7 +32,7 @@ use super::{
     migrate::migrate,
     object::{BUILD_ID, Programs, Tracing, fill},
     sessions::Sessions,
-    table::{Pages, Table, bind},
+    table::{Table, array, bind},
 };
 use crate::{
     forwards::{Forwards, Prefix, prefix_from_bytes, prefix_to_bytes},
@@ -118,7 +122,8 @@ impl Generation {
         let generation = Self::of(&programs, number.unwrap_or(0) + 1)?;
         match previous {
             Some(previous) if !same_room => migrate(previous, &generation)?,
-            _ => {}
+            Some(_) => {}
+            None => generation.write_index(&Index::new(groups_for(room.sessions)))?,
         }
         if let Some(counters) = counters.filter(|_| !fits) {
             counters.copy_to(&mut generation.rule_counters()?)?;
@@ -382,11 +387,10 @@ impl Generation {
 
     fn read_interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
         let mut interfaces = BTreeMap::new();
-        for page in Pages::<16>::of(self.map(INTERFACES)?)?.pages() {
-            for interface in page?.values.iter().copied().map(Interface::from_bytes) {
-                if interface.ifindex != 0 {
-                    interfaces.insert(interface.ifindex, interface);
-                }
+        for value in array(&self.map(INTERFACES)?)? {
+            let interface = Interface::from_bytes(value);
+            if interface.ifindex != 0 {
+                interfaces.insert(interface.ifindex, interface);
             }
         }
         Ok(interfaces)
@@ -440,7 +444,15 @@ impl Generation {
     /// # Errors
     /// If their maps are gone.
     pub fn open_sessions(&self) -> Result<Sessions> {
-        Sessions::open(self.map(SESSIONS)?, self.map(INDEX)?)
+        Sessions::open(&self.map(SESSIONS)?)
+    }
+
+    /// Writes an index into that of this generation, which is empty.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn write_index(&self, index: &Index) -> Result<()> {
+        self.table::<4, GROUP>(INDEX)?.write(&index.elements())
     }
 
     /// How many sessions it has room for.

@@ -1,6 +1,6 @@
 //! The maps of a generation: how large each is made, and what becomes of it in the next generation.
 
-use vr_common::layout::ForwardKey;
+use vr_common::{layout::ForwardKey, session::index::groups_for};
 
 /// The fewest elements that a table of the file's contents is made for.
 pub const MIN_CAPACITY: u32 = 4096;
@@ -94,12 +94,8 @@ pub const MAPS: [MapRule; 17] = [
     // Fragments that wait when the generation changes are given up.
     rule(HELD_RING, Next::New, None),
     of_sessions(SESSIONS, Some(|room| room.sessions)),
-    // Two elements a session, or four.
-    of_sessions(
-        INDEX,
-        Some(|room| room.sessions.saturating_mul(5).div_ceil(2)),
-    ),
-    of_sessions(MAPPINGS, Some(|room| room.sessions.saturating_mul(2))),
+    of_sessions(INDEX, Some(|room| groups_for(room.sessions))),
+    of_sessions(MAPPINGS, Some(|room| room.sessions)),
     of_sessions(FREE, Some(|room| room.sessions)),
     of_sessions(YOUNG, Some(|room| room.sessions)),
     of_sessions(OLD, Some(|room| room.sessions)),

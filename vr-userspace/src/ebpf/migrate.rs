@@ -5,21 +5,24 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
 };
 
 use anyhow::Result;
 use vr_common::{
     session::{
-        flow::Flow,
-        record::{Direction, Endpoint, Host, Mapping, Place, Session, ports_of},
+        index::groups_for,
+        record::{Direction, Endpoint, Host, Mapping, Session, ports_of},
+        track::is_over,
     },
     wire::{Addr, Be16},
 };
 
 use super::{
     generation::Generation,
-    maps::{FREE, HOSTS, INDEX, MAPPINGS, OLD, PORTS, SESSIONS, YOUNG},
+    index::Index,
+    maps::{FREE, HOSTS, MAPPINGS, OLD, PORTS, SESSIONS, YOUNG},
+    sessions::now,
 };
 
 /// Copies what lives from the session maps of `from` into those of `to`, which are empty. Slots are numbered anew from 0. If
@@ -29,48 +32,30 @@ use super::{
 /// If a map cannot be read or written.
 pub fn migrate(from: &Generation, to: &Generation) -> Result<()> {
     let room = to.sessions()?;
-    let sessions = choose(living(from)?, room as usize);
-    write_sessions(to, &sessions)?;
-    write_mappings(from, to, &sessions)?;
-    let hosts = from
-        .table::<4, { size_of::<Host>() }>(HOSTS)?
-        .read()?
-        .into_iter()
-        .collect::<Vec<_>>();
-    to.table::<4, { size_of::<Host>() }>(HOSTS)?.write(&hosts)?;
+    let index = Index::new(groups_for(room));
+    let sessions = place(choose(living(from)?), room, &index);
+    write_mappings(from, to, &sessions, &index)?;
+    write_hosts(to, &sessions)?;
+    to.write_index(&index)?;
+    let slots: Vec<_> = (0u32..)
+        .zip(&sessions)
+        .map(|(slot, session)| (slot.to_ne_bytes(), session.to_bytes()))
+        .collect();
+    to.table::<4, 64>(SESSIONS)?.write(&slots)?;
     fill_queues(to, &sessions, room)
 }
 
-/// A session, as it lies in its slot and as it is read.
-struct Moving {
-    bytes: [u8; 64],
-    session: Session,
+/// The sessions that can be found: a slot may still hold one that has ended.
+fn living(from: &Generation) -> Result<Vec<Session>> {
+    let (settings, now) = (from.read_settings()?, now()?);
+    let lives = |session: &Session| !is_over(session, &settings, now);
+    let sessions = from.open_sessions()?;
+    Ok(sessions.live(lives).map(|(_, session)| session).collect())
 }
 
-/// The sessions that can be found by their flow: a slot may still hold one that has been ended.
-fn living(from: &Generation) -> Result<Vec<Moving>> {
-    let index = from.table::<16, 8>(INDEX)?.read()?;
-    let slots = from.table::<4, 64>(SESSIONS)?.read()?;
-    let lives = |slot: u32, session: &Session| {
-        session.serial != 0
-            && index.get(&session.flow.to_bytes()).is_some_and(|place| {
-                Place::from_bytes(*place) == Place::new(slot, session.serial, Direction::Forth)
-            })
-    };
-    Ok(slots
-        .into_iter()
-        .map(|(slot, bytes)| {
-            let session = Session::from_bytes(&bytes);
-            (u32::from_ne_bytes(slot), Moving { bytes, session })
-        })
-        .filter(|(slot, moving)| lives(*slot, &moving.session))
-        .map(|(_, moving)| moving)
-        .collect())
-}
-
-/// Those that there is room for: the assured ones that were heard of last, then of the others those that began last.
-fn choose(mut sessions: Vec<Moving>, room: usize) -> Vec<Moving> {
-    sessions.sort_by_key(|Moving { session, .. }| {
+/// In the order in which they get room: the assured ones that were heard of last, then of the others those that began last.
+fn choose(mut sessions: Vec<Session>) -> Vec<Session> {
+    sessions.sort_by_key(|session| {
         let assured = session.is_assured();
         let since = if assured {
             session.last_seen
@@ -80,28 +65,73 @@ fn choose(mut sessions: Vec<Moving>, room: usize) -> Vec<Moving> {
         // The clock turns over once in 146 years.
         (!assured, Reverse(since))
     });
-    sessions.truncate(room);
     sessions
 }
 
-fn write_sessions(to: &Generation, sessions: &[Moving]) -> Result<()> {
-    let mut slots = Vec::with_capacity(sessions.len());
-    let mut index: Vec<([u8; 16], [u8; 8])> = Vec::with_capacity(sessions.len() * 2);
-    for (slot, Moving { bytes, session }) in (0u32..).zip(sessions) {
-        slots.push((slot.to_ne_bytes(), *bytes));
-        for direction in [Direction::Forth, Direction::Back] {
-            let place = Place::new(slot, session.serial, direction).to_bytes();
-            let mut lead_there = |flow: Flow| index.push((flow.to_bytes(), place));
-            lead_there(session.arriving(direction));
-            session.halfway(direction).map(&mut lead_there);
+/// The sessions by their new slots, as many as there is room for, entered into the index.
+fn place(sessions: Vec<Session>, room: u32, index: &Index) -> Vec<Session> {
+    let mut placed = Vec::new();
+    let mut flows = HashSet::new();
+    for session in sessions {
+        let slot = placed.len() as u32;
+        if slot >= room {
+            break;
         }
+        // One that is just beginning may have another's flows, and is about to find that out.
+        let own = Direction::ALL.map(|direction| (session.arriving(direction), direction));
+        if own.iter().any(|(flow, _)| flows.contains(flow)) {
+            continue;
+        }
+        if !own
+            .iter()
+            .all(|(flow, direction)| index.enter(flow, slot, *direction))
+        {
+            for (flow, direction) in own {
+                index.leave(&flow, slot, direction);
+            }
+            continue;
+        }
+        for direction in Direction::ALL {
+            if let Some(flow) = session.halfway(direction) {
+                // If there is room: as the programs do.
+                let _ = index.enter(&flow, slot, direction);
+            }
+        }
+        flows.extend(own.map(|(flow, _)| flow));
+        placed.push(Session {
+            ended: 0,
+            ..session
+        });
     }
-    to.table::<4, 64>(SESSIONS)?.write(&slots)?;
-    to.table::<16, 8>(INDEX)?.write(&index)
+    placed
+}
+
+/// Counts anew what hosts hold: of those that are left behind, nobody will.
+fn write_hosts(to: &Generation, sessions: &[Session]) -> Result<()> {
+    let mut hosts: BTreeMap<u32, Host> = BTreeMap::new();
+    for session in sessions {
+        let (host, more) = (
+            hosts.entry(Host::slot(session.inside_host())).or_default(),
+            session.held(),
+        );
+        host.all += more.all;
+        host.counted += more.counted;
+        host.half_open += more.half_open;
+    }
+    let hosts: Vec<_> = hosts
+        .into_iter()
+        .map(|(place, host)| (place.to_ne_bytes(), host.to_bytes()))
+        .collect();
+    to.table::<4, { size_of::<Host>() }>(HOSTS)?.write(&hosts)
 }
 
 /// Copies the mappings that sessions hold, counted anew, and counts their ports.
-fn write_mappings(from: &Generation, to: &Generation, sessions: &[Moving]) -> Result<()> {
+fn write_mappings(
+    from: &Generation,
+    to: &Generation,
+    sessions: &[Session],
+    index: &Index,
+) -> Result<()> {
     let all: HashMap<Endpoint, Mapping> = from
         .table::<8, 24>(MAPPINGS)?
         .read()?
@@ -109,13 +139,10 @@ fn write_mappings(from: &Generation, to: &Generation, sessions: &[Moving]) -> Re
         .map(|(key, value)| (Endpoint::from_bytes(key), Mapping::from_bytes(&value)))
         .collect();
     let mut held: HashMap<Endpoint, i32> = HashMap::new();
-    for endpoint in sessions
-        .iter()
-        .filter_map(|moving| mapped(&moving.session, &all))
-    {
+    for endpoint in sessions.iter().filter_map(|session| mapped(session, &all)) {
         *held.entry(endpoint).or_default() += 1;
     }
-    let mut elements = Vec::with_capacity(held.len() * 2);
+    let mut elements = Vec::with_capacity(held.len());
     let mut ports: BTreeMap<u32, u32> = BTreeMap::new();
     for (outside, count) in held {
         let Some(truth) = all.get(&outside) else {
@@ -132,11 +159,9 @@ fn write_mappings(from: &Generation, to: &Generation, sessions: &[Moving]) -> Re
             protocol: outside.protocol,
             side: truth.side,
         };
-        if let Some(back) = all
-            .get(&inside)
-            .filter(|back| back.serial == truth.serial && back.port == outside.port)
-        {
-            elements.push((inside.to_bytes(), back.to_bytes()));
+        if inside.port != outside.port {
+            // Without room, the host's port gets another one for what it begins from now on.
+            let _ = index.enter_inside(&inside, outside.port);
         }
         let block = u32::from(outside.port.get() >> 8);
         *ports
@@ -172,14 +197,14 @@ fn mapped(session: &Session, all: &HashMap<Endpoint, Mapping>) -> Option<Endpoin
     })
 }
 
-fn fill_queues(to: &Generation, sessions: &[Moving], room: u32) -> Result<()> {
+fn fill_queues(to: &Generation, sessions: &[Session], room: u32) -> Result<()> {
     let moved = sessions.len() as u32;
     // What is looked at first lies longest: the other way round than they were chosen.
     let of = |assured: bool| {
         (0..moved)
             .zip(sessions)
             .rev()
-            .filter(move |(_, moving)| moving.session.is_assured() == assured)
+            .filter(move |(_, session)| session.is_assured() == assured)
             .map(|(slot, _)| slot)
     };
     to.fill(OLD, of(true))?;
@@ -189,17 +214,20 @@ fn fill_queues(to: &Generation, sessions: &[Moving], room: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use aya::maps::{Map, MapData, Queue};
     use vr_common::{
         session::{
-            flow::Ends,
-            record::{Sort, ticks},
+            flow::{Ends, Flow},
+            index::{Entry, GROUP, Head, words_of},
+            record::{Settings, Sort},
         },
         wire::transport::UDP,
     };
     use vr_tests::require_root;
 
-    use super::*;
+    use super::{super::maps::INDEX, *};
     use crate::{ebpf::Programs, picture::Picture};
 
     const OUTSIDE: Addr = Addr::new(10, 0, 0, 1);
@@ -208,32 +236,31 @@ mod tests {
     fn generation(previous: Option<&Generation>, sessions: u32) -> (Generation, Programs) {
         let picture = Picture {
             sessions,
+            settings: Some(Settings::DEFAULT),
             ..Picture::default()
         };
         let previous: Vec<_> = previous.into_iter().cloned().collect();
         Generation::make(&previous, &picture, &BTreeMap::new()).unwrap()
     }
 
-    /// A host's session to [`PEER`] by the port of its own number; two hosts in turn share a mapping.
+    /// A host's session to [`PEER`] by another port than its own; two in turn share a mapping.
     fn session(number: u16, assured: bool) -> Session {
-        let host = Addr::new(192, 168, 0, 1);
-        let source_port = Be16::new(5000 + number / 2);
-        let ends = |source: Addr| Ends {
+        let ends = |source: Addr, port: u16| Ends {
             source,
             destination: PEER,
-            source_port,
+            source_port: Be16::new(port + number / 2),
             destination_port: Be16::new(1 + number % 2),
         };
         Session {
             serial: 1000 + u32::from(number),
-            last_seen: ticks(1 << 40) + u32::from(number),
+            last_seen: now().unwrap().wrapping_sub(100) + u32::from(number),
             created: u32::from(number),
             flow: Flow {
-                ends: ends(host),
+                ends: ends(Addr::new(192, 168, 0, 1), 6000),
                 protocol: UDP,
                 ..Flow::default()
             },
-            translated: ends(OUTSIDE),
+            translated: ends(OUTSIDE, 5000),
             shown: [if assured { Session::ASSURED } else { 0 }, 0],
             sort: Sort::Masquerade as u8,
             flags: Session::MAPPED,
@@ -252,54 +279,18 @@ mod tests {
         }
     }
 
-    fn bytes(session: &Session) -> [u8; 64] {
-        let ends = |ends: Ends| {
-            let flow = Flow {
-                ends,
-                ..Flow::default()
-            };
-            <[u8; 12]>::try_from(&flow.to_bytes()[..12]).unwrap()
-        };
-        let mut bytes = [0; 64];
-        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-        put(0, &session.serial.to_ne_bytes());
-        put(4, &session.last_seen.to_ne_bytes());
-        put(8, &session.flow.to_bytes());
-        put(24, &ends(session.translated));
-        let [forth, back] = session.shown;
-        put(36, &[forth, back, session.sort, session.flags]);
-        put(40, &session.rule.to_ne_bytes());
-        put(44, &session.mapping.to_ne_bytes());
-        put(48, &session.created.to_ne_bytes());
-        assert_eq!(Session::from_bytes(&bytes), *session);
-        bytes
-    }
-
     /// As the programs would leave them, each session in the slot of its number and ten.
     fn live(generation: &Generation, sessions: &[Session]) {
         for (number, session) in (10u32..).zip(sessions) {
             let mut slots = generation.table::<4, 64>(SESSIONS).unwrap();
             slots
-                .write(&[(number.to_ne_bytes(), bytes(session))])
+                .write(&[(number.to_ne_bytes(), session.to_bytes())])
                 .unwrap();
-            let mut index = generation.table::<16, 8>(INDEX).unwrap();
-            for direction in [Direction::Forth, Direction::Back] {
-                let place = Place::new(number, session.serial, direction);
-                let flow = session.arriving(direction);
-                index.write(&[(flow.to_bytes(), place.to_bytes())]).unwrap();
-            }
-            let outside = outside_of(session);
-            let inside = Endpoint {
+            let mapping = Mapping {
                 address: session.flow.ends.source,
                 port: session.flow.ends.source_port,
-                protocol: UDP,
-                side: Endpoint::INSIDE,
-            };
-            let mapping = |to: Endpoint| Mapping {
-                address: to.address,
-                port: to.port,
                 pool: 0,
-                side: to.side,
+                side: Endpoint::INSIDE,
                 sessions: 2,
                 expires: 77,
                 serial: session.mapping,
@@ -308,19 +299,51 @@ mod tests {
             generation
                 .table::<8, 24>(MAPPINGS)
                 .unwrap()
-                .write(&[
-                    (outside.to_bytes(), mapping(inside).to_bytes()),
-                    (inside.to_bytes(), mapping(outside).to_bytes()),
-                ])
+                .write(&[(outside_of(session).to_bytes(), mapping.to_bytes())])
                 .unwrap();
         }
-        let mut host = [0u8; size_of::<Host>()];
-        host[0] = 9;
+        // Hosts that nobody of them is of: what they hold is counted anew.
         generation
             .table::<4, { size_of::<Host>() }>(HOSTS)
             .unwrap()
-            .write(&[(5u32.to_ne_bytes(), host)])
+            .write(&[(5u32.to_ne_bytes(), [9; size_of::<Host>()])])
             .unwrap();
+    }
+
+    /// What an index has in the map of a generation, by the group of an entry.
+    fn entries(generation: &Generation) -> BTreeSet<(u32, u32)> {
+        let groups = generation.table::<4, GROUP>(INDEX).unwrap().read().unwrap();
+        let mut entries = BTreeSet::new();
+        for (number, group) in groups {
+            let number = u32::from_ne_bytes(number);
+            let [_, len, words @ ..] = group.as_chunks::<4>().0 else {
+                panic!("no group")
+            };
+            if number > 0 {
+                let here = words.iter().take(u32::from_ne_bytes(*len) as usize);
+                entries.extend(here.map(|word| (number, u32::from_ne_bytes(*word))));
+            }
+        }
+        entries
+    }
+
+    fn head(generation: &Generation) -> Head {
+        let groups = generation.table::<4, GROUP>(INDEX).unwrap();
+        let bytes = groups.get(&[0; 4]).unwrap().unwrap();
+        let word = |at: usize| u64::from_ne_bytes(bytes[8 * at..8 * at + 8].try_into().unwrap());
+        Head {
+            key: std::array::from_fn(|at| word(at + 1)),
+            groups: word(6) as u32,
+        }
+    }
+
+    fn hosts(generation: &Generation) -> BTreeMap<u32, [u8; 16]> {
+        let hosts = generation.table::<4, { size_of::<Host>() }>(HOSTS).unwrap();
+        let hosts = hosts.read().unwrap().into_iter();
+        hosts
+            .map(|(place, host)| (u32::from_ne_bytes(place), host))
+            .filter(|(_, host)| *host != [0; 16])
+            .collect()
     }
 
     fn queue(generation: &Generation, name: &str) -> Vec<u32> {
@@ -330,21 +353,41 @@ mod tests {
         std::iter::from_fn(|| queue.pop(0).ok()).collect()
     }
 
-    /// The sessions that a generation's index leads to, by direction and slot, sorted by their serial.
+    /// The sessions of a generation, sorted by their serial. Its index leads to them, and to nothing else.
     fn found(generation: &Generation) -> Vec<Session> {
         let slots = generation.table::<4, 64>(SESSIONS).unwrap().read().unwrap();
-        let index = generation.table::<16, 8>(INDEX).unwrap().read().unwrap();
-        let mut sessions: Vec<Session> = index
-            .iter()
-            .filter_map(|(flow, place)| {
-                let place = Place::from_bytes(*place);
-                let session = Session::from_bytes(&slots[&place.slot().to_ne_bytes()]);
-                assert_eq!(session.serial, place.serial);
-                assert_eq!(session.arriving(place.direction()).to_bytes(), *flow);
-                (place.direction() == Direction::Forth).then_some(session)
-            })
-            .collect();
-        assert_eq!(index.len(), 2 * sessions.len());
+        let (head, mut left) = (head(generation), entries(generation));
+        let mut sessions = Vec::new();
+        for (slot, bytes) in slots {
+            let session = Session::from_bytes(&bytes);
+            if session.serial == 0 {
+                continue;
+            }
+            for direction in Direction::ALL {
+                let flow = session.arriving(direction);
+                let spot = head.spot(flow.words());
+                let entry = Entry::of_flow(&flow, u32::from_ne_bytes(slot), direction);
+                assert!(left.remove(&(spot.group, entry.at(spot).0)), "{session:?}");
+            }
+            sessions.push(session);
+        }
+        // The ports inside, which have others outside.
+        for (outside, mapping) in generation.table::<8, 24>(MAPPINGS).unwrap().read().unwrap() {
+            let outside = Endpoint::from_bytes(outside);
+            let mapping = Mapping::from_bytes(&mapping);
+            if mapping.port != outside.port {
+                let inside = Endpoint {
+                    address: mapping.address,
+                    port: mapping.port,
+                    side: mapping.side,
+                    ..outside
+                };
+                let spot = head.spot(words_of(&inside));
+                let entry = Entry::of_inside(outside.port).at(spot);
+                assert!(left.remove(&(spot.group, entry.0)), "{mapping:?}");
+            }
+        }
+        assert_eq!(left, BTreeSet::new());
         sessions.sort_by_key(|session| session.serial);
         sessions
     }
@@ -356,26 +399,45 @@ mod tests {
         assert_eq!(queue(&old, FREE), (0..64).collect::<Vec<_>>());
         let sessions: Vec<Session> = (0..20).map(|n| session(n, n % 3 == 0)).collect();
         live(&old, &sessions);
-        // One that has ended: its slot is still written, but nothing leads there.
+        // One whose rule is gone, and one that has run out.
         let ended = session(7, false);
-        let mut index = old.table::<16, 8>(INDEX).unwrap();
-        for direction in [Direction::Forth, Direction::Back] {
-            index
-                .remove(&[ended.arriving(direction).to_bytes()])
+        let over = session(8, false);
+        let mut slots = old.table::<4, 64>(SESSIONS).unwrap();
+        for (slot, changed) in [
+            (
+                17u32,
+                Session {
+                    ended: ended.serial,
+                    ..ended
+                },
+            ),
+            (
+                18,
+                Session {
+                    last_seen: over.last_seen.wrapping_sub(10_000),
+                    ..over
+                },
+            ),
+        ] {
+            slots
+                .write(&[(slot.to_ne_bytes(), changed.to_bytes())])
                 .unwrap();
         }
-        let living: Vec<Session> = sessions.into_iter().filter(|s| *s != ended).collect();
+        let living: Vec<Session> = sessions
+            .into_iter()
+            .filter(|s| *s != ended && *s != over)
+            .collect();
 
         let (new, _new_programs) = generation(Some(&old), 128);
         assert_eq!(found(&new), living);
         let (aged, young, free) = (queue(&new, OLD), queue(&new, YOUNG), queue(&new, FREE));
-        assert_eq!((aged.len(), young.len(), free.len()), (7, 12, 128 - 19));
+        assert_eq!((aged.len(), young.len(), free.len()), (7, 11, 128 - 18));
         let mut all = [aged, young, free].concat();
         all.sort_unstable();
         assert_eq!(all, (0..128).collect::<Vec<_>>());
 
         let mappings = new.table::<8, 24>(MAPPINGS).unwrap().read().unwrap();
-        assert_eq!(mappings.len(), 20);
+        assert_eq!(mappings.len(), 10);
         let held = |session: &Session| {
             let mapping = &mappings[&outside_of(session).to_bytes()];
             let mapping = Mapping::from_bytes(mapping);
@@ -387,8 +449,14 @@ mod tests {
         let block = (ports_of(0, UDP) + (5000 >> 8)).to_ne_bytes();
         assert_eq!(ports[&block], 10u32.to_ne_bytes());
         assert_eq!(ports.values().filter(|count| **count != [0; 4]).count(), 1);
-        let hosts = new.table::<4, { size_of::<Host>() }>(HOSTS).unwrap();
-        assert_eq!(hosts.read().unwrap()[&5u32.to_ne_bytes()][0], 9);
+        let held = Host {
+            all: 18,
+            counted: 18,
+            half_open: 11,
+            reserved: 0,
+        };
+        let place = Host::slot(Addr::new(192, 168, 0, 1));
+        assert_eq!(hosts(&new), BTreeMap::from([(place, held.to_bytes())]));
     }
 
     #[test]
@@ -405,7 +473,16 @@ mod tests {
         assert_eq!(queue(&new, OLD), (0..10).rev().collect::<Vec<_>>());
         assert_eq!(queue(&new, YOUNG), (10..16).rev().collect::<Vec<_>>());
         let mappings = new.table::<8, 24>(MAPPINGS).unwrap().read().unwrap();
-        assert_eq!(mappings.len(), 2 * (5 + 3), "the others' are left behind");
+        assert_eq!(mappings.len(), 5 + 3, "the others' are left behind");
+        // What a host no longer holds, it may have anew.
+        let held = Host {
+            all: 16,
+            counted: 16,
+            half_open: 6,
+            reserved: 0,
+        };
+        let place = Host::slot(Addr::new(192, 168, 0, 1));
+        assert_eq!(hosts(&new), BTreeMap::from([(place, held.to_bytes())]));
     }
 
     #[test]

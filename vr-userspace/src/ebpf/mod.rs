@@ -7,11 +7,13 @@
 mod counters;
 mod generation;
 mod hooks;
+mod index;
 mod maps;
 mod migrate;
 mod object;
 mod scratch;
 mod sessions;
+mod slots;
 mod table;
 
 pub use counters::RuleCounters;
@@ -24,4 +26,4 @@ pub use maps::{MIN_CAPACITY, Room, capacity_for};
 pub use migrate::migrate;
 pub use object::{BUILD_ID, Programs, Tracing};
 pub use sessions::{Sessions, now};
-pub use table::{Page, Pages, Table, wait_for_running_programs};
+pub use table::{Table, wait_for_running_programs};

@@ -1,13 +1,12 @@
 //! Whole maps at once. aya writes one element a call; the kernel takes thousands (`BPF_MAP_*_BATCH`: hash tables and arrays
 //! since 5.6, tries since 5.13).
 //!
-//! With one socket option in `instance.rs`, the loader's only unsafe code.
+//! With `slots.rs` and one socket option in `instance.rs`, the loader's only unsafe code.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fs, io, iter,
+    collections::BTreeMap,
+    fs, io,
     os::fd::{AsFd, AsRawFd},
-    panic::resume_unwind,
     thread,
     time::Duration,
 };
@@ -29,8 +28,6 @@ const DELETE_BATCH: libc::c_long = 27;
 const PROG_BIND_MAP: libc::c_long = 35;
 /// Elements a call; a lookup must hold at least one whole bucket.
 const CHUNK: usize = 16_384;
-/// Pages that are held at once.
-const MOST_AT_ONCE: usize = 4;
 
 /// `struct { … } batch` of `union bpf_attr` (linux/bpf.h).
 #[repr(C)]
@@ -247,123 +244,34 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 }
 
-/// An array with values of `V` bytes that is too large to be held at once.
-pub struct Pages<const V: usize> {
-    map: Array<MapData, [u8; V]>,
-    /// The same map, for its descriptor.
-    data: MapData,
-}
-
-/// Consecutive elements of an array.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<const V: usize> {
-    /// The index of the first.
-    pub first: u32,
-    /// Their values.
-    pub values: Vec<[u8; V]>,
-}
-
-impl<const V: usize> Pages<V> {
-    /// The array that lies in a map.
-    ///
-    /// # Errors
-    /// If its values have another size.
-    pub fn of(data: MapData) -> Result<Self> {
-        let map = Map::Array(again(&data)?)
-            .try_into()
-            .context("the map has not the shape that this version expects")?;
-        Ok(Self { map, data })
+/// All values of a small array, in one call where the kernel knows how.
+///
+/// # Errors
+/// If its values have another size, or the kernel refuses.
+pub fn array<const V: usize>(data: &MapData) -> Result<Vec<[u8; V]>> {
+    let map: Array<MapData, [u8; V]> = Map::Array(again(data)?)
+        .try_into()
+        .context("the map has not the shape that this version expects")?;
+    if crate::features::without("batch") {
+        let values = (0..map.len()).map(|index| map.get(&index, 0));
+        return values
+            .collect::<Result<_, _>>()
+            .context("cannot read a BPF map");
     }
-
-    /// How many elements it has.
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.map.len()
-    }
-
-    /// Never, as the kernel makes no such array.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// One element.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn get(&self, index: u32) -> Result<[u8; V]> {
-        self.map.get(&index, 0).context("cannot read a BPF map")
-    }
-
-    /// All elements, page by page; the pages are read when they are asked for, as many at once as there are processors. Nobody
-    /// is kept from writing meanwhile, so an element may come torn: in part from before it was written, in part from after.
-    pub fn pages(&self) -> impl Iterator<Item = Result<Page<V>>> + '_ {
-        let at_once =
-            thread::available_parallelism().map_or(1, |count| count.get().min(MOST_AT_ONCE));
-        let mut firsts = (0..self.len()).step_by(CHUNK);
-        let mut read = VecDeque::new();
-        iter::from_fn(move || {
-            if read.is_empty() {
-                let firsts: Vec<u32> = firsts.by_ref().take(at_once).collect();
-                let (own, others) = firsts.split_last()?;
-                thread::scope(|scope| {
-                    let reading = |first: &u32| {
-                        let first = *first;
-                        scope.spawn(move || self.page(first))
-                    };
-                    let others: Vec<_> = others.iter().map(reading).collect();
-                    let own = self.page(*own);
-                    let joined = others
-                        .into_iter()
-                        .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-                    read.extend(joined.chain([own]));
-                });
-            }
-            read.pop_front()
-        })
-    }
-
-    fn page(&self, first: u32) -> Result<Page<V>> {
-        let count = (self.len() - first).min(CHUNK as u32);
-        let values = if crate::features::without("batch") {
-            (first..first + count)
-                .map(|index| self.get(index))
-                .collect::<Result<_>>()?
-        } else {
-            self.read_batch(first, count)?
-        };
-        Ok(Page { first, values })
-    }
-
-    fn read_batch(&self, first: u32, count: u32) -> Result<Vec<[u8; V]>> {
-        let mut keys = vec![0u32; count as usize];
-        let mut values = vec![[0u8; V]; count as usize];
-        // The kernel's place in an array is the index that it read last.
-        let place = first.wrapping_sub(1);
-        let mut last = 0u32;
-        let mut attr = BatchAttr {
-            in_batch: if first == 0 {
-                0
-            } else {
-                (&raw const place) as u64
-            },
-            out_batch: (&raw mut last) as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count,
-            map_fd: self.data.fd().as_fd().as_raw_fd() as u32,
-            ..BatchAttr::default()
-        };
-        bpf(LOOKUP_BATCH, &mut attr).context("cannot read a BPF map")?;
-        values.truncate(attr.count as usize);
-        Ok(values)
-    }
-}
-
-impl<const V: usize> std::fmt::Debug for Pages<V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pages").field(&self.data).finish()
-    }
+    let mut keys = vec![0u32; map.len() as usize];
+    let mut values = vec![[0u8; V]; map.len() as usize];
+    let mut last = 0u32;
+    let mut attr = BatchAttr {
+        out_batch: (&raw mut last) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: map.len(),
+        map_fd: data.fd().as_fd().as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    bpf(LOOKUP_BATCH, &mut attr).context("cannot read a BPF map")?;
+    values.truncate(attr.count as usize);
+    Ok(values)
 }
 
 /// Another descriptor of the same map.
@@ -432,7 +340,7 @@ fn processors(online: &str) -> Option<Vec<usize>> {
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
     // SAFETY: `T` is one of the two attributes above, which have the kernel's layout and size. The addresses in a batch's are
     // those of buffers that outlive the call and hold `count` elements of the map's own key and value sizes, which
-    // `HashMap` or `Array` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
+    // `HashMap` has checked; in_batch and out_batch are as long as an array's index, and longer than any key of
     // a hash map of ours.
     let rc = unsafe {
         libc::syscall(

@@ -125,13 +125,11 @@ impl Entry {
             Direction::Back => self.forth.ends.reversed(),
         }
     }
-    /// The flow with its new destination and its old source, if both are to change.
+    /// The flow with its new destination and its old source, if both addresses are to change.
     fn between(&self, direction: Direction) -> Option<Flow> {
         let (comes, leaves) = (self.comes(direction), self.leaves(direction));
         let was = comes.ends;
-        let differs = (was.source, was.source_port) != (leaves.source, leaves.source_port)
-            && (was.destination, was.destination_port)
-                != (leaves.destination, leaves.destination_port);
+        let differs = was.source != leaves.source && was.destination != leaves.destination;
         let ends = Ends {
             destination: leaves.destination,
             destination_port: leaves.destination_port,

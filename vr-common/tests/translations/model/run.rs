@@ -7,7 +7,7 @@ use vr_common::{
     path::{RouteQuery, Router},
     session::{
         flow::{Ends, Flow},
-        record::{Direction, Place, Session, Sort},
+        record::{Direction, Session, Sort},
         store::{Queue, Store as _},
     },
     wire::{
@@ -220,11 +220,7 @@ impl Run {
             if let Some(entry) = Some(entry).filter(gone) {
                 entry.orphan = true;
                 self.seen.orphaned += 1;
-                for (flow, direction) in entry.elements() {
-                    if store.place(&flow) == Some(Place::new(key.0, key.1, direction)) {
-                        store.leave(&flow);
-                    }
-                }
+                store.end(key.0, key.1);
             }
         }
     }
@@ -577,15 +573,13 @@ impl Run {
         let [first, last] = self.kind.own_ports;
         let few = first <= 5 && last == 255;
         let changes_port = entry.sort.is_masqueraded() || entry.sort == Sort::Forward;
-        let index = self.world.store.index().len();
-        let is_full = index + 4 > self.kind.slots as usize * 5 / 2;
         let by = if entry.sort.is_masqueraded() {
             self.outside_of(&entry).unwrap_or(entry.translated.source)
         } else {
             entry.translated.source
         };
         let own = self.from(&entry, by, entry.translated.source_port);
-        few && changes_port && entry.forth.has_ports() || is_full || self.conflicts(&own)
+        few && changes_port && entry.forth.has_ports() || self.conflicts(&own)
     }
 
     /// The address that it goes out by, if it is known yet.

@@ -3,11 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    rc::Rc,
 };
 
 use vr_common::{
     session::{
         flow::Flow,
+        index::{ENTRIES, Entry, Group, Head, groups_for},
         record::{
             Direction, Endpoint, HOSTS, Host, Mapping, PORTS, Place, Session, Settings, Ticks,
         },
@@ -16,6 +18,36 @@ use vr_common::{
     wire::{Addr, Be16},
 };
 
+/// A group of the index: its length, and the entries.
+type Words = [Cell<u32>; ENTRIES as usize + 1];
+
+/// One that others cannot be in the way of.
+#[derive(Debug)]
+pub struct Alone {
+    head: Head,
+    words: Rc<Words>,
+}
+
+impl Group for Alone {
+    fn head(&self) -> Head {
+        self.head
+    }
+    fn len(&self) -> u32 {
+        self.words[0].get()
+    }
+    fn entry(&self, at: u32) -> Entry {
+        Entry(self.words[at as usize + 1].get())
+    }
+    fn lock(&self) {}
+    fn unlock(&self) {}
+    fn set_entry(&self, at: u32, entry: Entry) {
+        self.words[at as usize + 1].set(entry.0);
+    }
+    fn set_len(&self, len: u32) {
+        self.words[0].set(len);
+    }
+}
+
 /// What the kernel keeps in maps. Lengths are those that the loader gives them.
 #[derive(Debug)]
 pub struct Store {
@@ -23,7 +55,8 @@ pub struct Store {
     clock: Cell<Ticks>,
     dice: Cell<u64>,
     sessions: RefCell<Vec<Session>>,
-    index: RefCell<HashMap<Flow, Place>>,
+    index: Vec<Rc<Words>>,
+    head: Cell<Head>,
     mappings: RefCell<HashMap<Endpoint, Mapping>>,
     hosts: RefCell<HashMap<u32, Host>>,
     ports: RefCell<HashMap<u32, u32>>,
@@ -33,12 +66,24 @@ pub struct Store {
 impl Store {
     /// With so many slots, all free.
     pub fn new(slots: u32, settings: Settings) -> Self {
+        Self::with_groups(slots, groups_for(slots) - 1, settings)
+    }
+
+    /// The same, with so many groups of the index.
+    pub fn with_groups(slots: u32, groups: u32, settings: Settings) -> Self {
+        let words = || Rc::new(std::array::from_fn(|_| Cell::new(0)));
+        let index = (0..=groups).map(|_| words()).collect();
+        let head = Head {
+            key: [0x9e37_79b9_7f4a_7c15; 5],
+            groups,
+        };
         Self {
             settings,
             clock: Cell::new(1000),
             dice: Cell::new(1),
             sessions: RefCell::new(vec![Session::EMPTY; slots as usize]),
-            index: RefCell::default(),
+            index,
+            head: Cell::new(head),
             mappings: RefCell::default(),
             hosts: RefCell::default(),
             ports: RefCell::default(),
@@ -49,6 +94,18 @@ impl Store {
     /// Begins another row of random numbers.
     pub fn seed(&self, seed: u64) {
         self.dice.set(seed | 1);
+        if self.entries().is_empty() {
+            let mut head = self.head.get();
+            head.key = std::array::from_fn(|_| {
+                let [a, b] = [(); 2].map(|()| u64::from(store::Store::random(self)));
+                a << 32 | b
+            });
+            self.head.set(head);
+        }
+    }
+    /// Ends the session of this serial, as the loader does.
+    pub fn end(&self, slot: u32, serial: u32) {
+        self.change(slot, |session| session.ended = serial);
     }
     /// Lets time pass.
     pub fn pass(&self, by: Ticks) {
@@ -77,9 +134,16 @@ impl Store {
     pub fn slots(&self) -> u32 {
         self.sessions.borrow().len() as u32
     }
-    pub fn index(&self) -> Vec<(Flow, Place)> {
-        let index = self.index.borrow();
-        index.iter().map(|(flow, place)| (*flow, *place)).collect()
+    /// What is in the index, and in which group.
+    pub fn entries(&self) -> Vec<(u32, Entry)> {
+        let mut entries = Vec::new();
+        for (number, group) in (0..).zip(&self.index) {
+            let [len, words @ ..] = &**group;
+            let here = words.iter().map(|word| Entry(word.get()));
+            assert!(here.clone().skip(len.get() as usize).all(|it| it.0 == 0));
+            entries.extend(here.filter(|it| it.0 != 0).map(|it| (number, it)));
+        }
+        entries
     }
     pub fn mappings(&self) -> Vec<(Endpoint, Mapping)> {
         let mappings = self.mappings.borrow();
@@ -106,6 +170,8 @@ impl Store {
 }
 
 impl store::Store for Store {
+    type Group = Alone;
+
     fn now(&self) -> Ticks {
         self.clock.get()
     }
@@ -122,29 +188,31 @@ impl store::Store for Store {
         Some(&self.settings)
     }
 
-    fn place(&self, flow: &Flow) -> Option<Place> {
-        self.index.borrow().get(flow).copied()
-    }
-    fn enter(&self, flow: &Flow, place: Place) -> bool {
-        let mut index = self.index.borrow_mut();
-        if index.contains_key(flow) || index.len() >= self.slots() as usize * 5 / 2 {
-            return false;
-        }
-        index.insert(*flow, place);
-        true
-    }
-    fn leave(&self, flow: &Flow) {
-        self.index.borrow_mut().remove(flow);
+    fn group(&self, number: u32) -> Option<Alone> {
+        Some(Alone {
+            head: self.head.get(),
+            words: Rc::clone(self.index.get(number as usize)?),
+        })
     }
 
     fn slot(&self, slot: u32) -> Option<Session> {
         self.sessions.borrow().get(slot as usize).copied()
     }
+    fn has(&self, slot: u32, flow: &Flow, direction: Direction) -> u32 {
+        let bytes = store::Store::slot(self, slot).map(|session| session.to_bytes());
+        bytes.map_or(0, |bytes| {
+            let words = bytes.as_chunks::<4>().0;
+            Session::has(|word| u32::from_ne_bytes(words[word]), flow, direction)
+        })
+    }
     fn session(&self, place: Place) -> Option<Session> {
         store::Store::slot(self, place.slot()).filter(|session| session.serial == place.serial)
     }
     fn fill(&self, slot: u32, session: &Session) {
-        self.change(slot, |place| *place = *session);
+        self.change(slot, |place| {
+            let ended = place.ended;
+            *place = Session { ended, ..*session };
+        });
     }
     fn set_source(&self, slot: u32, source: Addr, port: Be16, mapping: u32) {
         self.change(slot, |session| {
@@ -169,7 +237,7 @@ impl store::Store for Store {
     }
     fn map(&self, endpoint: &Endpoint, mapping: &Mapping) -> bool {
         let mut mappings = self.mappings.borrow_mut();
-        if mappings.contains_key(endpoint) || mappings.len() >= 2 * self.slots() as usize {
+        if mappings.contains_key(endpoint) || mappings.len() >= self.slots() as usize {
             return false;
         }
         mappings.insert(*endpoint, *mapping);
