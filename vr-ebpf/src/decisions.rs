@@ -73,7 +73,7 @@ impl InWork {
         // In place of a branch, which would double what the verifier has to follow.
         let holds = decision.holds as u32;
         let is_kept = (holds | holds >> 1) & !epoch & 1;
-        let ingress = ingress * is_kept | NOBODY;
+        let ingress = (ingress * is_kept) | NOBODY;
         let [a, b, c, d, e, f, g, h, i] = decision.words();
         let longest = u32::from(arrival.len);
         kernel::leave(

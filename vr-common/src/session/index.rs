@@ -180,7 +180,7 @@ pub trait Group {
     /// What stands there instead, of the first one.
     fn head(&self) -> Head;
     /// How many entries there are.
-    fn len(&self) -> u32;
+    fn count(&self) -> u32;
     /// An entry, below [`ENTRIES`].
     fn entry(&self, at: u32) -> Entry;
     /// Keeps other writers out; nothing may be called until [`Group::unlock`] but the rest of these.
@@ -190,7 +190,7 @@ pub trait Group {
     /// Writes an entry.
     fn set_entry(&self, at: u32, entry: Entry);
     /// Writes how many there are.
-    fn set_len(&self, len: u32);
+    fn set_count(&self, count: u32);
 }
 
 /// Goes through the places below `len`, and some more where there is nothing, from the last to the first, until `ends_at` says that it
@@ -199,7 +199,7 @@ pub trait Group {
 #[inline(always)]
 fn walk(len: u32, mut ends_at: impl FnMut(u32) -> bool) {
     const BLOCK: u32 = 10;
-    const { assert!(ENTRIES % BLOCK == 0) };
+    const { assert!(ENTRIES.is_multiple_of(BLOCK)) };
     for block in (0..ENTRIES / BLOCK).rev() {
         let first = block * BLOCK;
         if len > first {
@@ -218,7 +218,7 @@ fn walk(len: u32, mut ends_at: impl FnMut(u32) -> bool) {
 #[inline(always)]
 pub fn search<G: Group>(group: &G, entry: Entry, is_it: impl Fn(Entry) -> u64) -> u64 {
     let (mut found, mut others) = (0, 0);
-    walk(group.len(), |at| {
+    walk(group.count(), |at| {
         let other = group.entry(at);
         if other.is_like(entry) {
             found = is_it(other);
@@ -277,7 +277,7 @@ impl Inserted {
 #[inline(always)]
 pub fn insert<G: Group>(group: &G, entry: Entry, known: u32) -> Inserted {
     group.lock();
-    let len = group.len();
+    let len = group.count();
     let mut others = 0;
     walk(len, |at| {
         let other = group.entry(at);
@@ -291,7 +291,7 @@ pub fn insert<G: Group>(group: &G, entry: Entry, known: u32) -> Inserted {
         inserted = Inserted::Full;
         if len < ENTRIES {
             group.set_entry(len, entry);
-            group.set_len(len + 1);
+            group.set_count(len + 1);
             inserted = Inserted::Yes;
         } else if !entry.is_spare() {
             walk(ENTRIES, |at| {
@@ -325,14 +325,14 @@ fn enter(insert: impl Fn(u32) -> Inserted, search: impl Fn() -> u64) -> bool {
 #[inline(always)]
 pub fn remove<G: Group>(group: &G, entry: Entry) {
     group.lock();
-    let len = group.len();
+    let len = group.count();
     walk(len, |at| {
         let is_it = group.entry(at) == entry;
         if is_it {
             let last = len - 1;
             group.set_entry(at, group.entry(last));
             group.set_entry(last, Entry(0));
-            group.set_len(last);
+            group.set_count(last);
         }
         is_it
     });
@@ -478,7 +478,7 @@ mod tests {
         fn head(&self) -> Head {
             panic!("a group is no head")
         }
-        fn len(&self) -> u32 {
+        fn count(&self) -> u32 {
             self.len.load(SeqCst)
         }
         fn entry(&self, at: u32) -> Entry {
@@ -496,16 +496,16 @@ mod tests {
             assert!(self.locked.load(SeqCst));
             self.entries[at as usize].store(entry.0, SeqCst);
         }
-        fn set_len(&self, len: u32) {
+        fn set_count(&self, count: u32) {
             assert!(self.locked.load(SeqCst));
-            self.len.store(len, SeqCst);
+            self.len.store(count, SeqCst);
         }
     }
 
     impl Words {
         fn all(&self) -> Vec<Entry> {
             let all: Vec<_> = (0..ENTRIES).map(|at| self.entry(at)).collect();
-            let (here, behind) = all.split_at(self.len() as usize);
+            let (here, behind) = all.split_at(self.count() as usize);
             assert!(here.iter().all(|entry| entry.0 != 0), "a gap: {all:x?}");
             assert!(behind.iter().all(|entry| entry.0 == 0), "hidden: {all:x?}");
             here.to_vec()

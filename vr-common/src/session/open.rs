@@ -145,9 +145,10 @@ pub fn begin<S: Store + ?Sized>(store: &S, slot: u32, opening: &Opening) -> Resu
         ..Session::EMPTY
     };
     let serial = session.serial;
-    let begun = session.begun();
     store.fill(slot, &session);
-    if !settle(store, settings, slot, opening) {
+    if !settle(store, settings, slot) {
+        // From where it lies: what is kept over the steps before takes of the 512 bytes that all stack frames have.
+        let flow = store.slot(slot).ok_or(Outcome::NoPort)?.flow;
         store.clear(slot);
         store.push(Queue::Free, slot);
         // Another CPU may have begun this very session, with the packet before or after this one.
@@ -156,7 +157,9 @@ pub fn begin<S: Store + ?Sized>(store: &S, slot: u32, opening: &Opening) -> Resu
             .filter(|place| !is_dead_at(store, settings, *place))
             .ok_or(Outcome::NoPort);
     }
-    store.count_host(host, begun);
+    if let Some(session) = store.slot(slot) {
+        store.count_host(session.inside_host(), session.begun());
+    }
     store.push(Queue::Young, slot);
     Ok(Place::new(slot, serial, Direction::Forth))
 }
@@ -191,34 +194,40 @@ fn admit<S: Store + ?Sized>(
     Ok(())
 }
 
-/// Finds the source that the session leaves with, and enters it; whether that was possible.
+/// Finds the source that the session in a slot leaves with, and enters it; whether that was possible.
 #[inline(always)]
-fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32, opening: &Opening) -> bool {
-    let flow = &opening.segment.flow;
+fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> bool {
+    let Some(session) = store.slot(slot) else {
+        return false;
+    };
+    let Some(sort) = Sort::from_number(session.sort) else {
+        return false;
+    };
     let Ends {
         source,
         source_port,
         ..
-    } = flow.ends;
+    } = session.flow.ends;
+    let has_ports = session.flow.has_ports();
     let mut from = source;
-    if opening.sort.is_masqueraded() {
-        from = Outside::of(settings, opening.sort.is_hairpin(), source).address;
+    if sort.is_masqueraded() {
+        from = Outside::of(settings, sort.is_hairpin(), source).address;
         store.set_source(slot, from, source_port, 0);
     }
-    let is_mapped = if opening.sort.is_masqueraded() {
-        flow.has_ports() && store.map_source(slot)
+    let is_mapped = if sort.is_masqueraded() {
+        has_ports && store.map_source(slot)
     } else {
-        opening.sort == Sort::Inbound && mapping::join(store, settings, slot)
+        sort == Sort::Inbound && mapping::join(store, settings, slot)
     };
     // Where there is no mapping to be had the own port is tried first too, unless the host could not be told from another
     // then: its answers may be another's already.
-    if (is_mapped || !opening.sort.is_masqueraded() || !flow.has_ports()) && enter(store, slot) {
+    if (is_mapped || !sort.is_masqueraded() || !has_ports) && enter(store, slot) {
         return true;
     }
     if is_mapped {
         store.release(slot);
     }
-    if !flow.has_ports() || !(opening.sort.is_masqueraded() || opening.sort == Sort::Forward) {
+    if !has_ports || !(sort.is_masqueraded() || sort == Sort::Forward) {
         return false;
     }
     // All ports are mapped, or this peer sees the port from another already. Any port will do that it does not see yet.

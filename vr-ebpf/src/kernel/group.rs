@@ -53,7 +53,7 @@ impl index::Group for Place {
         }
     }
     #[inline(always)]
-    fn len(&self) -> u32 {
+    fn count(&self) -> u32 {
         // SAFETY: an element of an array, which stays; others may write it meanwhile, hence volatile.
         unsafe { (&raw const (*self.0).len).read_volatile() }
     }
@@ -83,8 +83,8 @@ impl index::Group for Place {
         }
     }
     #[inline(always)]
-    fn set_len(&self, len: u32) {
+    fn set_count(&self, count: u32) {
         // SAFETY: as for `set_entry`.
-        unsafe { (&raw mut (*self.0).len).write_volatile(len) }
+        unsafe { (&raw mut (*self.0).len).write_volatile(count) }
     }
 }

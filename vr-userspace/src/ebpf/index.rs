@@ -42,7 +42,7 @@ impl Group for Words {
             groups: 0,
         }
     }
-    fn len(&self) -> u32 {
+    fn count(&self) -> u32 {
         self.0[0].get()
     }
     fn entry(&self, at: u32) -> Entry {
@@ -54,8 +54,8 @@ impl Group for Words {
     fn set_entry(&self, at: u32, entry: Entry) {
         self.0[at as usize + 1].set(entry.0);
     }
-    fn set_len(&self, len: u32) {
-        self.0[0].set(len);
+    fn set_count(&self, count: u32) {
+        self.0[0].set(count);
     }
 }
 
@@ -103,7 +103,7 @@ impl Index {
     /// What is to be written into the map, by the number of the group.
     pub fn elements(&self) -> Vec<([u8; 4], [u8; GROUP])> {
         let head = ([0; 4], self.head.to_bytes());
-        let groups = (0u32..).zip(&self.groups).filter(|(_, it)| it.len() > 0);
+        let groups = (0u32..).zip(&self.groups).filter(|(_, it)| it.count() > 0);
         let written = groups.map(|(number, Words(words))| {
             let mut bytes = [0; GROUP];
             for (place, word) in bytes[4..].chunks_exact_mut(4).zip(words) {

@@ -32,7 +32,7 @@ impl Group for Alone {
     fn head(&self) -> Head {
         self.head
     }
-    fn len(&self) -> u32 {
+    fn count(&self) -> u32 {
         self.words[0].get()
     }
     fn entry(&self, at: u32) -> Entry {
@@ -43,8 +43,8 @@ impl Group for Alone {
     fn set_entry(&self, at: u32, entry: Entry) {
         self.words[at as usize + 1].set(entry.0);
     }
-    fn set_len(&self, len: u32) {
-        self.words[0].set(len);
+    fn set_count(&self, count: u32) {
+        self.words[0].set(count);
     }
 }
 
