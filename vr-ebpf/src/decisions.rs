@@ -34,9 +34,18 @@ pub struct InWork {
 }
 
 impl InWork {
-    /// None.
+    /// None, and none will be kept.
     #[inline(always)]
-    pub fn new() -> Self {
+    pub const fn none() -> Self {
+        Self {
+            at: Cell::new(0),
+            moment: (0, 1),
+        }
+    }
+
+    /// None yet.
+    #[inline(always)]
+    pub fn begun() -> Self {
         Self {
             at: Cell::new(0),
             moment: (kernel::jiffies() as u32, roles::epoch()),
@@ -48,14 +57,14 @@ impl InWork {
     pub fn known(&self, arrival: &RouteQuery) -> Holds {
         self.at.set(place(arrival));
         let Some(place) = DECISIONS.get_ptr(self.at.get()) else {
-            return Holds::Once;
+            return Holds::ONCE;
         };
         let kept = kernel::left(place);
         let question = self.question(arrival);
         // One comparison in place of six: each would be a way of its own to the verifier.
         let differs = (0..question.len()).fold(0, |differs, at| differs | kept[at] ^ question[at]);
         if differs != 0 || u32::from(arrival.len) > kept[6] {
-            return Holds::Once;
+            return Holds::ONCE;
         }
         let [.., how, _, _, _, _, _] = kept;
         Holds::from_number(how >> 16)
@@ -71,7 +80,7 @@ impl InWork {
         };
         let [jiffy, epoch, ingress, source, destination, rest] = self.question(arrival);
         // In place of a branch, which would double what the verifier has to follow.
-        let holds = decision.holds as u32;
+        let holds = decision.holds.number();
         let is_kept = (holds | holds >> 1) & !epoch & 1;
         let ingress = (ingress * is_kept) | NOBODY;
         let [a, b, c, d, e, f, g, h, i] = decision.words();

@@ -146,7 +146,7 @@ fn outcome(number: u32) -> Outcome {
 #[inline(never)]
 extern "C" fn tc_ingress_known(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, 0).deciding());
     let arrival = skb.arrival();
     path::known_ingress(&mut skb, &maps, &arrival).word()
 }
@@ -156,7 +156,7 @@ extern "C" fn tc_ingress_known(skb: *mut __sk_buff) -> u64 {
 #[inline(never)]
 extern "C" fn tc_ingress_data(skb: *mut __sk_buff, opened: u64) -> u64 {
     let ctx = TcContext::new(skb);
-    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, opened));
+    let (mut skb, maps) = (Skb::new(&ctx), Maps::of_tc(&ctx, opened).deciding());
     let arrival = skb.arrival();
     path::data_ingress(&mut skb, &maps, &arrival).word()
 }

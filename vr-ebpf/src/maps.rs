@@ -550,7 +550,7 @@ impl Maps {
             ifindex: ctx.ingress_ifindex() as u32,
             ctx: RawContext::of(ctx),
             opened,
-            in_work: InWork::new(),
+            in_work: InWork::none(),
         }
     }
     #[inline(always)]
@@ -559,7 +559,18 @@ impl Maps {
             ifindex: kernel::ifindex(ctx),
             ctx: RawContext::of(ctx),
             opened,
-            in_work: InWork::new(),
+            in_work: InWork::none(),
+        }
+    }
+}
+
+impl Maps {
+    /// The same, for a packet about which something may be known already, or is to be kept.
+    #[inline(always)]
+    pub fn deciding(self) -> Self {
+        Self {
+            in_work: InWork::begun(),
+            ..self
         }
     }
 }

@@ -127,28 +127,35 @@ impl Datagram {
     }
 }
 
-/// For which packets a decision is right.
-#[repr(u8)]
+/// For which packets a decision is right. (A number, not an enum: by that the verifier would follow a plan that comes from memory
+/// three times.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
-    /// For its own: a session had a say in it, or a port.
-    Once = 0,
-    /// For all that come by the same interface with the same addresses, TOS and protocol, and are no fragments.
-    Always = 1,
-    /// For those, while their source has no sessions, which would come first.
-    WithoutSessions = 2,
-}
+pub struct Holds(u8);
 
 impl Holds {
+    /// For its own: a session had a say in it, or a port.
+    pub const ONCE: Self = Self(0);
+    /// For all that come by the same interface with the same addresses, TOS and protocol, and are no fragments.
+    pub const ALWAYS: Self = Self(1);
+    /// For those, while their source has no sessions, which would come first.
+    pub const WITHOUT_SESSIONS: Self = Self(2);
+
     /// From the lowest byte of a word.
     #[inline(always)]
     #[must_use]
     pub const fn from_number(number: u32) -> Self {
-        match number as u8 {
-            1 => Self::Always,
-            2 => Self::WithoutSessions,
-            _ => Self::Once,
-        }
+        Self(number as u8)
+    }
+    /// The number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0 as u32
+    }
+    /// The same, where it was also asked whether the source has sessions: what held always holds without them.
+    #[inline(always)]
+    const fn asked(self, has_sessions: bool) -> Self {
+        Self((self.0 & !(has_sessions as u8)) << 1 & Self::WITHOUT_SESSIONS.0)
     }
 }
 
@@ -178,7 +185,7 @@ impl Plan {
             ends,
             settled: false,
             by_session: false,
-            holds: Holds::Always,
+            holds: Holds::ALWAYS,
             outcome: Outcome::Routed,
             tally: Tally::NONE,
         }
@@ -191,7 +198,7 @@ impl Plan {
             ends: found.ends,
             settled: true,
             by_session: true,
-            holds: Holds::Once,
+            holds: Holds::ONCE,
             outcome: outcome(found),
             tally: found.tally,
         }
@@ -210,7 +217,7 @@ impl Plan {
             },
             settled: true,
             by_session: true,
-            holds: Holds::Once,
+            holds: Holds::ONCE,
             outcome: match (ends.source != ip.source, ends.destination != ip.destination) {
                 (true, true) => Outcome::Hairpin,
                 (true, false) => Outcome::MasqueradeOut,
@@ -277,9 +284,9 @@ pub fn destination<T: Tables + ?Sized>(
         return Ok(stateless);
     }
     // From here on it depends on sessions and ports.
-    plan.holds = Holds::Once;
+    plan.holds = Holds::ONCE;
     let stateless = Plan {
-        holds: Holds::Once,
+        holds: Holds::ONCE,
         ..stateless
     };
     let Some(segment) = segment else {
@@ -437,10 +444,7 @@ pub fn source<T: Tables + ?Sized>(
             settled: true,
             // Its other fragments cannot tell that it was not a session's.
             by_session: has_sessions,
-            holds: match (plan.holds, has_sessions) {
-                (Holds::Always, false) => Holds::WithoutSessions,
-                _ => Holds::Once,
-            },
+            holds: plan.holds.asked(has_sessions),
             outcome: Outcome::EipOut,
             tally: Tally::outward(eip_rule),
         });
@@ -498,7 +502,7 @@ fn plain<T: Tables + ?Sized>(
     plan: Plan,
 ) -> Result<Plan, Outcome> {
     let plan = Plan {
-        holds: Holds::Once,
+        holds: Holds::ONCE,
         ..plan
     };
     let Some(segment) = segment else {
@@ -542,7 +546,7 @@ impl Plan {
         let [a, b, c] = self.ends.words();
         let flags = (self.settled as u32) << 16
             | (self.by_session as u32) << 17
-            | (self.holds as u32) << 24;
+            | self.holds.number() << 24;
         [a, b, c, flags | self.outcome as u32, self.tally.index()]
     }
 

@@ -89,7 +89,7 @@ pub fn destination<T: Tables + ?Sized>(
             ends: between(source, answer.ends.destination),
             settled: true,
             by_session: true,
-            holds: Holds::Once,
+            holds: Holds::ONCE,
             outcome: if from_outside {
                 Outcome::MasqueradeIn
             } else {

@@ -51,7 +51,7 @@ impl Decision {
             source,
             destination,
             ports,
-            change << 24 | (self.holds as u32) << 16 | self.outcome as u32,
+            change << 24 | self.holds.number() << 16 | self.outcome as u32,
             self.tally.index(),
             self.hop.ifindex,
             pair(a, b),
@@ -88,7 +88,7 @@ const fn pair(low: u16, high: u16) -> u32 {
 
 /// Decisions of before, kept by whoever runs the path. One packet is in work at a time.
 pub trait Decisions {
-    /// For which packets the decision holds that is kept for such a one, and is now [`Decisions::decision`]; [`Holds::Once`] if
+    /// For which packets the decision holds that is kept for such a one, and is now [`Decisions::decision`]; [`Holds::ONCE`] if
     /// there is none, or only for shorter packets.
     fn known(&self, arrival: &RouteQuery) -> Holds;
     /// Makes this one [`Decisions::decision`], and keeps it if it holds for others.
@@ -101,9 +101,9 @@ pub trait Decisions {
 #[inline(always)]
 pub(super) fn is_decided<R: Router>(router: &R, arrival: &RouteQuery) -> bool {
     match router.known(arrival) {
-        Holds::Once => false,
-        Holds::Always => true,
-        Holds::WithoutSessions => !router.has_sessions(arrival.source),
+        Holds::ALWAYS => true,
+        Holds::WITHOUT_SESSIONS => !router.has_sessions(arrival.source),
+        _ => false,
     }
 }
 

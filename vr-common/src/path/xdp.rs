@@ -1,8 +1,6 @@
 //! XDP ingress.
 
-use super::{
-    Decision, IP_AT, NextHop, RouteQuery, Router, Turn, Verdict, decision::is_decided, segment,
-};
+use super::{IP_AT, NextHop, RouteQuery, Router, Turn, Verdict, segment};
 use crate::{
     csum::Sum,
     layout::Interface,
@@ -13,7 +11,7 @@ use crate::{
     wire::{
         Be16, eth, icmp,
         ipv4::{self, Ipv4},
-        transport::{TCP, TCP_FLAGS, TransportChecksum},
+        transport::TransportChecksum,
     },
 };
 
@@ -68,47 +66,15 @@ fn finish<P: Packet + ?Sized, R: Router>(
     if ingress.has(Interface::UNFINISHED_CHECKSUMS) && checksum_may_be_unfinished(packet, &ip) {
         return Err(Outcome::UnfinishedChecksum);
     }
-    if router.mss() != 0 && ip.protocol == TCP {
-        let flags = packet.u8(ip.payload_at() + TCP_FLAGS);
-        if flags.is_some_and(|flags| flags & TCP_SYN != 0) {
-            return Err(Outcome::LimitsMss);
-        }
+    let segment = segment(packet, &ip);
+    if segment.tcp_flags & TCP_SYN != 0 && router.mss() != 0 {
+        return Err(Outcome::LimitsMss);
     }
-    let arrival = RouteQuery::of_arrival(ifindex, &ip, ip.total_len);
-    if !is_decided(router, &arrival) {
-        decide(packet, router, &ingress, &ip, &arrival)?;
-    }
-    let Decision {
-        rewrite,
-        hop,
-        outcome,
-        tally,
-        ..
-    } = router.decision();
-    rewrite.apply(packet, &ip, 1).ok_or(Outcome::Malformed)?;
-    eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
-    router.tally(tally, packet.len());
-    Ok((hop, outcome))
-}
-
-/// Decides about a packet that XDP may finish.
-///
-/// # Errors
-/// Why it may not.
-#[inline(always)]
-fn decide<P: Packet + ?Sized, R: Router>(
-    packet: &P,
-    router: &R,
-    ingress: &Interface,
-    ip: &Ipv4,
-    arrival: &RouteQuery,
-) -> Result<(), Outcome> {
-    let segment = segment(packet, ip);
     let segment = segment.known();
-    let plan = router.settle(nat::destination(router, ingress, ip, segment)?);
+    let plan = router.settle(nat::destination(router, &ingress, &ip, segment)?);
     let hop = router.route(&RouteQuery {
         destination: plan.ends.destination,
-        ..*arrival
+        ..RouteQuery::of_arrival(ifindex, &ip, ip.total_len)
     })?;
     let egress = router
         .interface(hop.ifindex)
@@ -116,9 +82,13 @@ fn decide<P: Packet + ?Sized, R: Router>(
     if !egress.has(Interface::TAKES_REDIRECT) {
         return Err(Outcome::NoRedirect);
     }
-    let plan = nat::source(router, ingress, &egress, ip, segment, plan)?;
-    router.keep(arrival, &Decision::of(&plan, segment, &hop));
-    Ok(())
+    let plan = router.settle(nat::source(router, &ingress, &egress, &ip, segment, plan)?);
+    plan.rewrite(segment)
+        .apply(packet, &ip, 1)
+        .ok_or(Outcome::Malformed)?;
+    eth::set_addresses(packet, hop.destination, hop.source).ok_or(Outcome::Malformed)?;
+    router.tally(plan.tally, packet.len());
+    Ok((hop, plan.outcome))
 }
 
 /// Whether the transport checksum is the bare sum of the pseudo-header, as a sender leaves it that has its NIC

@@ -194,15 +194,40 @@ fn admit<S: Store + ?Sized>(
     Ok(())
 }
 
+/// A set of [`Sort`]s, a bit each.
+#[derive(Clone, Copy)]
+struct Sorts(u32);
+
+impl Sorts {
+    const INBOUND: Self = Self::of(Sort::Inbound as u8);
+    const FORWARD: Self = Self::of(Sort::Forward as u8);
+    const HAIRPIN: Self = Self(
+        1 << Sort::Hairpin as u32
+            | 1 << Sort::HairpinForward as u32
+            | 1 << Sort::HairpinInbound as u32,
+    );
+    const MASQUERADED: Self = Self(Self::HAIRPIN.0 | 1 << Sort::Masquerade as u32);
+
+    #[inline(always)]
+    const fn of(sort: u8) -> Self {
+        Self(1 << (sort & 0x1f))
+    }
+
+    #[inline(always)]
+    const fn among(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
 /// Finds the source that the session in a slot leaves with, and enters it; whether that was possible.
 #[inline(always)]
 fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> bool {
     let Some(session) = store.slot(slot) else {
         return false;
     };
-    let Some(sort) = Sort::from_number(session.sort) else {
-        return false;
-    };
+    // By bits, not by the eight sorts, each of which the verifier would follow by itself.
+    let sort = Sorts::of(session.sort);
+    let is_masqueraded = sort.among(Sorts::MASQUERADED);
     let Ends {
         source,
         source_port,
@@ -210,24 +235,24 @@ fn settle<S: Store + ?Sized>(store: &S, settings: &Settings, slot: u32) -> bool 
     } = session.flow.ends;
     let has_ports = session.flow.has_ports();
     let mut from = source;
-    if sort.is_masqueraded() {
-        from = Outside::of(settings, sort.is_hairpin(), source).address;
+    if is_masqueraded {
+        from = Outside::of(settings, sort.among(Sorts::HAIRPIN), source).address;
         store.set_source(slot, from, source_port, 0);
     }
-    let is_mapped = if sort.is_masqueraded() {
+    let is_mapped = if is_masqueraded {
         has_ports && store.map_source(slot)
     } else {
-        sort == Sort::Inbound && mapping::join(store, settings, slot)
+        sort.among(Sorts::INBOUND) && mapping::join(store, settings, slot)
     };
     // Where there is no mapping to be had the own port is tried first too, unless the host could not be told from another
     // then: its answers may be another's already.
-    if (is_mapped || !sort.is_masqueraded() || !has_ports) && enter(store, slot) {
+    if (is_mapped || !is_masqueraded || !has_ports) && enter(store, slot) {
         return true;
     }
     if is_mapped {
         store.release(slot);
     }
-    if !has_ports || !(sort.is_masqueraded() || sort == Sort::Forward) {
+    if !has_ports || !(is_masqueraded || sort.among(Sorts::FORWARD)) {
         return false;
     }
     // All ports are mapped, or this peer sees the port from another already. Any port will do that it does not see yet.

@@ -347,12 +347,12 @@ impl Decisions for World {
             .filter(|(_, longest)| arrival.len <= *longest)
             .map(|(decision, _)| *decision);
         self.decided.set(known);
-        known.map_or(Holds::Once, |decision| decision.holds)
+        known.map_or(Holds::ONCE, |decision| decision.holds)
     }
     fn keep(&self, arrival: &RouteQuery, decision: &Decision) {
         let decision = Decision::from_words(decision.words());
         self.decided.set(Some(decision));
-        if decision.holds != Holds::Once {
+        if decision.holds != Holds::ONCE {
             let mut decisions = self.decisions.borrow_mut();
             decisions.insert(question(arrival), (decision, arrival.len));
         }

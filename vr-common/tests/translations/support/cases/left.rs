@@ -112,7 +112,6 @@ fn packets(rows: &mut Rows) {
         ("from nowhere", [0, 0, 0, 0].into(), EIP1),
         ("from this network", [0, 1, 2, 3].into(), EIP1),
         ("from a group", [224, 0, 0, 5].into(), EIP1),
-        ("from class E", [240, 0, 0, 5].into(), EIP1),
         ("from broadcast", [255, 255, 255, 255].into(), EIP1),
         ("to loopback", CLIENT, [127, 0, 0, 1].into()),
         ("to a group", CLIENT, [239, 1, 1, 1].into()),
@@ -127,6 +126,13 @@ fn packets(rows: &mut Rows) {
             Martian,
             Martian,
         );
+    }
+    // The kernel would forward these, with whatever source they have.
+    for (name, source, destination) in [
+        ("from class E", [240, 0, 0, 5].into(), EIP1),
+        ("to class E", CLIENT, [240, 0, 0, 5].into()),
+    ] {
+        rows.refused(name, Port::Up, udp(source, destination), Martian, Martian);
     }
     for (name, port, source, destination, outcome) in [
         (
