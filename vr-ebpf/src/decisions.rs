@@ -1,4 +1,4 @@
-//! Decisions about packets that follow from their addresses alone, kept for one tick of the kernel's clock.
+//! Decisions about packets that follow from their addresses alone, kept for one tick of the kernel's clock. For TC.
 //!
 //! What [`crate::route`] and [`crate::roles`] keep are answers; this is what came of them. It holds no longer than they do: to the
 //! next jiffy, or to the loader's next change, whichever comes first.
