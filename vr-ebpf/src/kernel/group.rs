@@ -60,7 +60,7 @@ impl index::Group for Place {
     #[inline(always)]
     fn entry(&self, at: u32) -> Entry {
         match self.place(at) {
-            // SAFETY: as for `len`.
+            // SAFETY: as for `count`.
             Some(place) => Entry(unsafe { place.read_volatile() }),
             None => Entry(0),
         }
@@ -78,7 +78,7 @@ impl index::Group for Place {
     #[inline(always)]
     fn set_entry(&self, at: u32, entry: Entry) {
         if let Some(place) = self.place(at) {
-            // SAFETY: as for `len`, and the lock is held.
+            // SAFETY: as for `count`, and the lock is held.
             unsafe { place.write_volatile(entry.0) };
         }
     }
